@@ -1,0 +1,113 @@
+"""The contract that every engine keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from mlx_mcp.types import FINAL, Capability, Event, Loading
+
+Key = Hashable
+Report = Callable[[Loading], None]
+"""Tells those who wait for a model what is being done. May be called from any thread."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What an engine is built from."""
+
+    path: Path
+    context_length: int | None
+    """Tokens; None where neither the model nor the settings bound it."""
+    slots: int
+    default_max_tokens: int
+    prompt_cache_bytes: int
+
+
+class Engine(ABC, Generic[R]):
+    """
+    One model in memory, for requests of type `R`.
+
+    Synchronous, and confined to one thread, which calls every method: an engine never sees an event loop, a socket or
+    a job.
+    """
+
+    capabilities: frozenset[Capability]
+    slots: int
+    """How many keys may be inside at once."""
+    context_length: int | None = None
+    """Tokens, known once it is loaded; None where the word has no meaning."""
+
+    @abstractmethod
+    def load(self, report: Report) -> None:
+        """Bring the weights into memory. Raises: ModelUnavailable, or whatever the library raises."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Give the memory back. Safe to call twice, and after a step that raised."""
+
+    def reset(self) -> None:
+        """Forget every key, after a step that raised. Engines that can keep their weights override it."""
+        self.unload()
+        self.load(lambda _: None)
+
+    @abstractmethod
+    def add(self, key: Key, request: R) -> None:
+        """
+        Take a request in.
+
+        Raises: what concerns this request alone, as `InvalidRequest`; the engine is unharmed.
+        """
+
+    @abstractmethod
+    def step(self) -> list[tuple[Key, Event]]:
+        """
+        One bounded piece of work: one decode, or one chunk of prefill.
+
+        A key's last event is `Done` or `Failed`, which frees its slot. Raises: anything; every key inside is then lost,
+        and `reset` comes next.
+        """
+
+    @abstractmethod
+    def drop(self, key: Key) -> None:
+        """Free the key's slot now. No event of it follows. Unknown keys are ignored."""
+
+    def leave_thread(self) -> None:
+        """The last call of all, as the thread ends: give back what belongs to the thread."""
+        return
+
+
+class SerialEngine(Engine[R]):
+    """One key at a time: subclasses write `run`, and each step advances it by one event."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._running: dict[Key, Generator[Event]] = {}
+
+    @abstractmethod
+    def run(self, request: R) -> Generator[Event]:
+        """Yield events, ending with `Done`. Closed early, it stops."""
+
+    def add(self, key: Key, request: R) -> None:
+        self._running[key] = self.run(request)
+
+    def step(self) -> list[tuple[Key, Event]]:
+        for key, events in self._running.items():
+            event = next(events)
+            if isinstance(event, FINAL):
+                self.drop(key)
+            return [(key, event)]
+        return []
+
+    def drop(self, key: Key) -> None:
+        if events := self._running.pop(key, None):
+            events.close()
+
+    def reset(self) -> None:
+        for key in list(self._running):
+            self.drop(key)
+        super().reset()

@@ -1,0 +1,36 @@
+"""One request inside the text engine: its tokens in, its text out."""
+
+from dataclasses import dataclass
+
+from mlx_lm.tokenizer_utils import StreamingDetokenizer
+
+from mlx_mcp.engines.base import Key
+from mlx_mcp.engines.text.stops import StopText
+from mlx_mcp.types import Done, Event, Text, Usage
+
+
+@dataclass(slots=True)
+class Row:
+    key: Key
+    prompt_tokens: int
+    cached: int
+    """Tokens of the prompt that came from the prompt cache."""
+    detokenizer: StreamingDetokenizer
+    stop: StopText
+    produced: int = 0
+
+    def feed(self, token: int, finish: str | None) -> tuple[list[Event], str | None]:
+        """The events of one token, and the reason to stop; a stop string may find one that the batch did not."""
+        self.produced += 1
+        if finish != "stop":  # a stop token has no text
+            self.detokenizer.add_token(token)
+        if finish:
+            self.detokenizer.finalize()
+        text, stopped = self.stop.feed(self.detokenizer.last_segment)
+        if finish and not stopped:
+            text += self.stop.flush()
+        finish = "stop" if stopped else finish
+        events: list[Event] = [Text(text)] if text else []
+        if finish:
+            events.append(Done(finish, Usage(self.prompt_tokens, self.produced, self.cached)))
+        return events, finish

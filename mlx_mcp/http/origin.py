@@ -1,0 +1,42 @@
+"""Who asks, and what they call their request."""
+
+import secrets
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlx_mcp.types import Door, Origin
+
+HEADER = "x-request-id"
+LONGEST = 128
+
+
+class RequestIds:
+    """Middleware: each request has an id, the caller's own or one of ours, and the response bears it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if given.isprintable() and 0 < len(given) <= LONGEST else f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, tell)
+
+
+def origin_of(request: Request) -> Origin:
+    return Origin(
+        door=Door.HTTP,
+        request_id=request.state.request_id,
+        client=request.headers.get("user-agent", "")[:LONGEST] or None,
+    )

@@ -1,0 +1,69 @@
+"""The tool `queue_status`."""
+
+from typing import Annotated
+
+from mcp.server import MCPServer
+from mcp.types import ToolAnnotations
+from pydantic import BaseModel, Field
+
+from mlx_mcp.gateway import Gateway, Job
+from mlx_mcp.mcp_server.errors import tool
+
+LOOK = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+
+
+class ModelQueue(BaseModel):
+    model: str
+    running: int
+    queued: int
+    slots: int | None = Field(description="How many it works on at once; null while it is not in memory.")
+
+
+class JobStatus(BaseModel):
+    id: str
+    kind: str
+    model: str
+    status: str = Field(description="queued, running, succeeded, failed, cancelled, expired or interrupted")
+    created_at: str
+    error: str | None
+
+
+class QueueStatus(BaseModel):
+    running: int
+    queued: int
+    max_queued: int
+    oldest_wait_s: float = Field(description="Seconds that the oldest waiting request has waited.")
+    models: list[ModelQueue]
+    job: JobStatus | None = Field(default=None, description="The job that was asked for.")
+
+
+def register(server: MCPServer, gateway: Gateway) -> None:
+    @tool(server, title="Queue and jobs", annotations=LOOK)
+    async def queue_status(  # pyright: ignore[reportUnusedFunction]
+        job_id: Annotated[str, Field(description="A job to look up, as in the tools' results.")] = "",
+    ) -> QueueStatus:
+        """See how busy the local models are, and how a job is doing. Quick; loads nothing."""
+        total = gateway.queue()
+        queues = {model.id: gateway.queue_of(model) for model in gateway.models()}
+        return QueueStatus(
+            running=total.running,
+            queued=total.queued,
+            max_queued=total.max_queued,
+            oldest_wait_s=total.oldest_wait_s,
+            models=[
+                ModelQueue(model=name, running=queue.running, queued=queue.queued, slots=queue.slots)
+                for name, queue in queues.items()
+            ],
+            job=describe(await gateway.job(job_id)) if job_id else None,
+        )
+
+
+def describe(job: Job) -> JobStatus:
+    return JobStatus(
+        id=job.id,
+        kind=job.kind,
+        model=job.model,
+        status=job.status,
+        created_at=job.created_at.isoformat(),
+        error=job.error_message,
+    )

@@ -1,0 +1,1 @@
+"""What is seen from outside: observers of jobs, one sink a file."""
