@@ -3,12 +3,15 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import anyio
 from fastapi import FastAPI
 from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.routing import Mount, Route
 
 from mlx_mcp import __version__
 from mlx_mcp.http import build_router, install_error_handlers
+from mlx_mcp.http.disconnect import DisconnectOnShutdown
 from mlx_mcp.http.origin import RequestIds
 from mlx_mcp.mcp_server import build_server
 from mlx_mcp.runtime import Runtime
@@ -24,11 +27,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return build_app(runtime, build_server(runtime.gateway), owns_runtime=True)
 
 
-def build_app(runtime: Runtime, server: MCPServer, *, owns_runtime: bool = False) -> FastAPI:
+def build_app(
+    runtime: Runtime, server: MCPServer, *, owns_runtime: bool = False, stopping: anyio.Event | None = None
+) -> FastAPI:
     """
     The application of a runtime and its MCP server.
 
-    A runtime that it does not own is opened and closed by somebody else, who outlives the application.
+    Args:
+        runtime: Opened and closed by somebody else, who outlives the application, unless the application owns it.
+        server: From `build_server`.
+        owns_runtime: The application's lifespan opens and closes the runtime.
+        stopping: Set to end the MCP clients' open streams, which would hold up a server that waits for its clients.
     """
 
     @asynccontextmanager
@@ -43,11 +52,15 @@ def build_app(runtime: Runtime, server: MCPServer, *, owns_runtime: bool = False
     app.include_router(build_router(runtime.gateway, keep_alive_s=runtime.settings.keep_alive))
     install_error_handlers(app)
     app.add_middleware(RequestIds)
-    _mount(app, server, runtime.settings.host)
+    routes = _mcp_routes(server, runtime.settings.host)
+    if stopping:
+        for route in routes:
+            route.app = DisconnectOnShutdown(route.app, stopping)
+    app.router.routes.extend(routes)
     return app
 
 
-def _mount(app: FastAPI, server: MCPServer, host: str) -> None:
+def _mcp_routes(server: MCPServer, host: str) -> list[Route | Mount]:
     """`/mcp`, `/sse` and `/messages/`, as routes of ours: a mount at / would swallow every unknown path."""
     hosts = [*LOOPBACK, host]
     security = TransportSecuritySettings(
@@ -57,4 +70,4 @@ def _mount(app: FastAPI, server: MCPServer, host: str) -> None:
     )
     streamable = server.streamable_http_app(transport_security=security, max_request_body_size=LARGEST_MCP_BODY)
     sse = server.sse_app(transport_security=security, max_request_body_size=LARGEST_MCP_BODY)
-    app.router.routes.extend([*streamable.routes, *sse.routes])
+    return [route for route in [*streamable.routes, *sse.routes] if isinstance(route, Route | Mount)]

@@ -116,6 +116,10 @@ class Gateway:
         """Begin to load it, if it is not in memory; `Model.listening` hears how it goes."""
         self._models.preload(model)
 
+    def stop(self) -> None:
+        """Refuse what comes from now on, and interrupt what is there: the first step of a shutdown."""
+        self._scheduler.stop()
+
     def health(self) -> Health:
         """Not ready: an engine is broken, or no model is there to serve a request at once or after its load."""
         troubled = [model for model in self._models if model.state in {"broken", "failed", "loading"}]

@@ -92,6 +92,14 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadEnded:
+    """The model is in memory, or could not be brought there."""
+
+    seconds: float
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The engine has taken the job in."""
 
@@ -126,7 +134,7 @@ class Failed:
     error: MlxMcpError
 
 
-Event = Queued | Loading | Started | Progress | Text | Done | Failed
+Event = Queued | Loading | LoadEnded | Started | Progress | Text | Done | Failed
 FINAL = (Done, Failed)
 
 

@@ -31,10 +31,10 @@ def describe(model: ModelSettings, settings: Settings) -> ModelInfo:
 
 
 def check(model: ModelSettings, settings: Settings) -> ModelInfo:
-    """The same, as far as can be told now. Raises: ModelUnavailable, when it is clear already that it can't be served."""
+    """The same. Raises: ModelUnavailable, when it is clear already that the model can't be served."""
     path = find(model.source, settings.cache_dir)
     if path is not None:
-        return inspect(path)
+        return inspect(path, model.kind or settings.model_type)
     starter = STARTERS.get(model.source.removeprefix(STARTER))
     return starter.info if starter else ModelInfo(kind=model.kind or settings.model_type)
 
@@ -47,7 +47,7 @@ def open_engine(model: ModelSettings, settings: Settings, report: Report) -> Eng
         ModelUnavailable: Its files cannot be had, or no engine can serve them.
     """
     path = fetch(model.source, settings.cache_dir, report)
-    info = inspect(path)
+    info = inspect(path, model.kind or settings.model_type)
     limits = [n for n in (model.context_length or settings.context_length, info.context_length) if n]
     options = EngineOptions(
         path=path,

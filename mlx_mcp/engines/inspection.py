@@ -24,25 +24,27 @@ LONGEST_CONTEXT = 100_000_000
 """Tokenizers that know no limit say 1e30."""
 
 
-def inspect(path: Path) -> ModelInfo:
-    """Raises: ModelUnavailable, saying why no engine can serve the directory."""
+def inspect(path: Path, kind: str | None = None) -> ModelInfo:
+    """
+    What the directory says of itself; `kind` overrides what it says of its kind.
+
+    Raises: ModelUnavailable, saying why no engine can serve the directory.
+    """
     if not path.is_dir():
         raise ModelUnavailable(f"There is no directory {path}.")
     config = _config(path)
     family = config.get("model_type")
     if not isinstance(family, str):
         raise ModelUnavailable(f"{path}/config.json has no model_type. {EXPECTED}")
-    for key, sense in OTHER_SENSES.items():
-        if key in config:
-            raise ModelUnavailable(
-                f"{path} is a model that reads {sense} ({key} in its config.json), and only text models can be served."
-            )
-    if not _mlx_lm_knows(config, family):
-        raise ModelUnavailable(f"{path} is of type {family!r}, which no engine can serve: mlx-lm has no such model.")
+    if kind is None and not _mlx_lm_knows(config, family):
+        sense = next((f" It reads {OTHER_SENSES[key]} ({key})." for key in OTHER_SENSES if key in config), "")
+        raise ModelUnavailable(
+            f"{path} is of type {family!r}, which no engine can serve: mlx-lm has no such text model.{sense}"
+        )
     if not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
         raise ModelUnavailable(f"{path} has no tokenizer. {EXPECTED}")
     return ModelInfo(
-        kind="text",
+        kind=kind or "text",
         family=family,
         context_length=_context_length(path, config),
         quantization=_quantization(config),

@@ -14,8 +14,8 @@ from mlx_mcp.engines.base import Report
 from mlx_mcp.engines.starters import STARTERS, Starter, ensure
 from mlx_mcp.engines.starters import find as find_starter
 from mlx_mcp.errors import ModelUnavailable
+from mlx_mcp.settings import STARTER
 
-STARTER = "starter:"
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\S+))?")
 
 
@@ -54,19 +54,6 @@ def find(source: str, cache_dir: Path) -> Path | None:
             from mlx_mcp.engines import hub  # noqa: PLC0415 -- as above
 
             return hub.cached(name, revision)
-
-
-def default_id(source: str) -> str:
-    """
-    The name that a model is served under unless told otherwise: the folder's, the starter's, the hub's.
-
-    Raises: ModelUnavailable if it is no source.
-    """
-    match _parse(source):
-        case Path() as path:
-            return path.name or str(path)
-        case Starter(name=name) | HubModel(name=name):
-            return name
 
 
 def _parse(source: str) -> Path | Starter | HubModel:

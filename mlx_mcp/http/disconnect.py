@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
-from starlette.types import Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_mcp.errors import JobCancelled
 
@@ -37,3 +37,37 @@ async def until_gone(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
     if results:
         return results[0]
     raise JobCancelled("The client closed the connection.")
+
+
+class DisconnectOnShutdown:
+    """Middleware: an application sees its client leave as soon as the server is stopping."""
+
+    def __init__(self, app: ASGIApp, stopping: anyio.Event) -> None:
+        self._app = app
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def receive_or_stop() -> Message:
+            message: Message = {"type": "http.disconnect"}
+
+            async def stop() -> None:
+                await self._stopping.wait()
+                tasks.cancel_scope.cancel()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stop)
+                message = await receive()
+                tasks.cancel_scope.cancel()
+            return message
+
+        async def send_once(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                if begun and self._stopping.is_set():  # the SDK's SSE route answers once more when its stream ends
+                    return
+                begun = True
+            await send(message)
+
+        await self._app(scope, receive_or_stop, send_once)

@@ -16,7 +16,7 @@ from mlx_mcp.engines.base import Engine, Report
 from mlx_mcp.engines.thread import EngineHealth, EngineThread
 from mlx_mcp.errors import ModelUnavailable, SettingsError, ShuttingDown, UnknownModel
 from mlx_mcp.settings import ModelSettings
-from mlx_mcp.types import Loading, ModelInfo
+from mlx_mcp.types import LoadEnded, Loading, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ RETRY_S = 10.0
 
 OpenEngine = Callable[[ModelSettings, Report], Engine[Any]]
 """Makes the engine of a model, weights in memory; called on the engine's thread."""
+LoadListener = Callable[[Loading | LoadEnded], None]
 Describe = Callable[[ModelSettings], ModelInfo]
 """What is known of a model without loading it; called on a thread, since it may read files."""
 
@@ -55,7 +56,7 @@ class Model:
         """Why the last attempt to load it did not succeed."""
         self.failed_at = 0.0
         self.leases = 0
-        self._listeners: set[Callable[[Loading], None]] = set()
+        self._listeners: set[LoadListener] = set()
 
     @property
     def id(self) -> str:
@@ -83,7 +84,7 @@ class Model:
         return self.thread.health() if self.thread else None
 
     @contextmanager
-    def listening(self, listener: Callable[[Loading], None]) -> Generator[None]:
+    def listening(self, listener: LoadListener) -> Generator[None]:
         """What is reported while the model loads goes to the listener, too."""
         self._listeners.add(listener)
         if self.loading:
@@ -93,10 +94,10 @@ class Model:
         finally:
             self._listeners.discard(listener)
 
-    def report(self, loading: Loading) -> None:
-        self.loading = loading
+    def report(self, news: Loading | LoadEnded) -> None:
+        self.loading = news if isinstance(news, Loading) else None
         for listener in list(self._listeners):
-            listener(loading)
+            listener(news)
 
 
 class Models(AsyncContextManagerMixin):
@@ -187,7 +188,8 @@ class Models(AsyncContextManagerMixin):
                 info = await anyio.to_thread.run_sync(self._describe, model.settings)
                 engine = thread.engine
                 model.info = replace(info, context_length=engine.context_length, capabilities=engine.capabilities)
-                stay.thread, model.loading = thread, None
+                stay.thread = thread
+                model.report(LoadEnded(time.monotonic() - began))
                 stay.ready.set()
                 logger.info("%s is loaded after %.1f s", model.id, time.monotonic() - began)
                 await stay.leave.wait()
@@ -199,6 +201,8 @@ class Models(AsyncContextManagerMixin):
             stay.failure = ModelUnavailable(f"{model.id} could not be loaded: {exc}")
         finally:
             model.failure, model.failed_at = stay.failure, time.monotonic()
-            stay.thread = model.stay = model.loading = None
+            if model.loading:
+                model.report(LoadEnded(time.monotonic() - began, ok=False))
+            stay.thread = model.stay = None
             stay.ready.set()
             stay.gone.set()

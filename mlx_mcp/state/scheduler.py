@@ -53,9 +53,13 @@ class Scheduler(AsyncContextManagerMixin):
             try:
                 yield self
             finally:
-                self._open = False
-                for ticket in list(self._tickets.values()):
-                    ticket.cancel(ShuttingDown())
+                self.stop()
+
+    def stop(self) -> None:
+        """Take nothing in any more, and interrupt what is there."""
+        self._open = False
+        for ticket in list(self._tickets.values()):
+            ticket.cancel(ShuttingDown())
 
     def submit(self, request: Request, job: Job, model: Model, *, timeout_s: float) -> Ticket:
         """

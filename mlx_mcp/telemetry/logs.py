@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import TextIO
 
 from mlx_mcp.state.jobs import Job, Status
 
@@ -10,11 +11,22 @@ logger = logging.getLogger("mlx_mcp.jobs")
 LEVELS = {Status.FAILED: logging.ERROR, Status.EXPIRED: logging.WARNING, Status.INTERRUPTED: logging.WARNING}
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """To whatever stderr is by then: a progress bar takes its place, to keep itself below the lines."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return
+
+
 def configure_logging(level: int = logging.INFO) -> None:
     """Our own lines and the libraries' warnings, to stderr: stdout may be the wire."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
-    )
+    line = "%(asctime)s %(levelname)-7s %(message)s"
+    logging.basicConfig(handlers=[_Stderr()], level=logging.WARNING, format=line, datefmt="%H:%M:%S")
     logging.getLogger("mlx_mcp").setLevel(level)
 
 

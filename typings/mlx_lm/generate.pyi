@@ -3,12 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import mlx.core as mx
 
-S = TypeVar("S")
-"""What stands where mlx-lm keeps a row's sampler."""
 
 class StopSequences:
     class Matcher:
@@ -21,7 +19,7 @@ class StopSequences:
 class TokenBuffer:
     def update_and_fetch(self, tokens: mx.array) -> mx.array: ...
 
-class PromptProcessingBatch(Generic[S]):
+class PromptProcessingBatch:
     @dataclass
     class Response:
         uid: int
@@ -33,21 +31,21 @@ class PromptProcessingBatch(Generic[S]):
     uids: list[int]
     prompt_cache: list[Any]
     tokens: list[list[int]]
-    samplers: list[S]
+    samplers: list[Any]
     fallback_sampler: Any
     logits_processors: list[list[Any]]
     stop_sequences: list[StopSequences]
     max_tokens: list[int]
 
     def __len__(self) -> int: ...
-    def extend(self, batch: PromptProcessingBatch[S]) -> None: ...
-    def split(self, indices: list[int]) -> PromptProcessingBatch[S]: ...
+    def extend(self, batch: PromptProcessingBatch) -> None: ...
+    def split(self, indices: list[int]) -> PromptProcessingBatch: ...
     def prompt(self, tokens: list[list[int]]) -> None: ...
-    def generate(self, tokens: list[list[int]]) -> GenerationBatch[S]: ...
+    def generate(self, tokens: list[list[int]]) -> GenerationBatch: ...
     @classmethod
     def empty(cls, model: object, fallback_sampler: object, prefill_step_size: int = 2048) -> Self: ...
 
-class GenerationBatch(Generic[S]):
+class GenerationBatch:
     @dataclass
     class Response:
         uid: int
@@ -61,7 +59,7 @@ class GenerationBatch(Generic[S]):
     uids: list[int]
     prompt_cache: list[Any]
     tokens: list[list[int]]
-    samplers: list[S]
+    samplers: list[Any]
     logits_processors: list[list[Callable[[mx.array, mx.array], mx.array]]]
     max_tokens: list[int]
     _next_tokens: mx.array
@@ -77,25 +75,25 @@ class GenerationBatch(Generic[S]):
         inputs: mx.array,
         prompt_cache: list[Any],
         tokens: list[list[int]],
-        samplers: list[S],
+        samplers: list[Any],
         fallback_sampler: object,
         logits_processors: list[list[Any]],
         stop_sequences: list[StopSequences],
         max_tokens: list[int],
     ) -> None: ...
     def __len__(self) -> int: ...
-    def extend(self, batch: GenerationBatch[S]) -> None: ...
+    def extend(self, batch: GenerationBatch) -> None: ...
     def next(self) -> list[Response]: ...
     def _step(self) -> tuple[list[int], list[None]]: ...
     @classmethod
     def empty(cls, model: object, fallback_sampler: object) -> Self: ...
 
-class BatchGenerator(Generic[S]):
+class BatchGenerator:
     sampler: Any
     completion_batch_size: int
     prefill_batch_size: int
-    _prompt_batch: PromptProcessingBatch[S]
-    _generation_batch: GenerationBatch[S]
+    _prompt_batch: PromptProcessingBatch
+    _generation_batch: GenerationBatch
     _unprocessed_sequences: deque[Any]
     _currently_processing: list[Any]
 
@@ -114,12 +112,12 @@ class BatchGenerator(Generic[S]):
         max_tokens: list[int] | None = None,
         caches: list[list[Any] | None] | None = None,
         all_tokens: list[list[int]] | None = None,
-        samplers: list[S] | None = None,
+        samplers: list[Any] | None = None,
         logits_processors: Sequence[Sequence[Any]] | None = None,
     ) -> list[int]: ...
     def next(self) -> tuple[list[PromptProcessingBatch.Response], list[GenerationBatch.Response]]: ...
     def _next(self) -> tuple[list[PromptProcessingBatch.Response], list[GenerationBatch.Response]]: ...
-    def _make_batch(self, n: int) -> PromptProcessingBatch[S]: ...
+    def _make_batch(self, n: int) -> PromptProcessingBatch: ...
     def extract_cache(self, uids: list[int]) -> dict[int, tuple[list[Any], list[int]]]: ...
     def remove(
         self, uids: list[int], return_prompt_caches: bool = False

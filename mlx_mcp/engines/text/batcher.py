@@ -11,12 +11,11 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_mcp.engines.text.rows import Prompts, Rows
-from mlx_mcp.engines.text.sampling import Draw
 
 SMALLEST_CHUNK = 32
 
 
-class Batcher(BatchGenerator[Draw]):
+class Batcher(BatchGenerator):
     def __init__(
         self,
         model: object,

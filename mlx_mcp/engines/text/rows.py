@@ -28,7 +28,7 @@ class AfterPrompt(StopSequences.Matcher):
         return self._matcher.advance(token)
 
 
-class Rows(GenerationBatch[Draw]):
+class Rows(GenerationBatch):
     """The rows that decode. Before its first step a row's `_num_tokens` is -1: that step reads its prompt's end."""
 
     _built = False
@@ -102,10 +102,10 @@ class Rows(GenerationBatch[Draw]):
         return mx.concatenate(rows), contexts
 
 
-class Prompts(PromptProcessingBatch[Draw]):
+class Prompts(PromptProcessingBatch):
     """The rows whose prompts are being read."""
 
-    def split(self, indices: list[int]) -> PromptProcessingBatch[Draw]:
+    def split(self, indices: list[int]) -> PromptProcessingBatch:
         return self if len(indices) == len(self) else super().split(indices)  # spares a deep copy
 
     def generate(self, tokens: list[list[int]]) -> Rows:

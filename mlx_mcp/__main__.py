@@ -1,0 +1,5 @@
+"""python -m mlx_mcp"""
+
+from mlx_mcp.cli import main
+
+main()

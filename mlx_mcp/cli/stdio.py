@@ -1,0 +1,42 @@
+"""mlx-mcp stdio"""
+
+from typing import Annotated
+
+import anyio
+import typer
+
+from mlx_mcp.cli import options
+from mlx_mcp.cli.wire import Wire
+from mlx_mcp.settings import load_settings
+
+
+def stdio(
+    models: options.Models = None,
+    http: Annotated[bool, typer.Option(help="Serve HTTP as well, as `serve` does.")] = True,
+    host: options.Host = None,
+    port: options.Port = None,
+    model_type: options.ModelType = None,
+    context_length: options.ContextLength = None,
+    max_concurrency: options.MaxConcurrency = None,
+    queue_size: options.QueueSize = None,
+    queue_timeout: options.QueueTimeout = None,
+    default_max_tokens: options.DefaultMaxTokens = None,
+    cache_dir: options.CacheDir = None,
+) -> None:
+    """Serve models to an MCP host over stdin and stdout: the command to register in Claude Desktop and other hosts."""
+    wire = Wire.claim()
+    settings = load_settings(
+        models=models or None,
+        host=host,
+        port=port,
+        model_type=model_type,
+        context_length=context_length,
+        max_concurrency=max_concurrency,
+        queue_size=queue_size,
+        queue_timeout=queue_timeout,
+        default_max_tokens=default_max_tokens,
+        cache_dir=cache_dir,
+    )
+    from mlx_mcp.cli.process import Process  # noqa: PLC0415 - it must not print before the wire is claimed
+
+    anyio.run(Process(settings).stdio, wire, http)
