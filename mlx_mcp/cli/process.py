@@ -4,8 +4,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import import_module
 
 import anyio
@@ -47,8 +47,7 @@ class Process:
         listener = _listen(self._settings)
         gateway = self._runtime.gateway
         with show_loads(gateway.models()):
-            async with self._runtime, anyio.create_task_group() as tasks:
-                await tasks.start(self._watch_signals, self._stopping.set)
+            async with self._runtime, self._signals(self._stopping.set), anyio.create_task_group() as tasks:
                 await tasks.start(self._http, listener)
                 gateway.preload(gateway.models()[0])
                 await self._stopping.wait()
@@ -56,8 +55,7 @@ class Process:
 
     async def stdio(self, wire: Wire, http: bool) -> None:
         """An MCP server on the wire, and HTTP beside it if its port is free. Models are loaded when asked for."""
-        async with self._runtime, anyio.create_task_group() as tasks:
-            await tasks.start(self._watch_signals, wire.hang_up)
+        async with self._runtime, self._signals(wire.hang_up), anyio.create_task_group() as tasks:
             if http:
                 tasks.start_soon(self._http_beside)
             async with stdio_server(stdout=anyio.wrap_file(wire.output())) as (reading, writing):
@@ -70,17 +68,25 @@ class Process:
         self._runtime.gateway.stop()
         tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
 
-    async def _watch_signals(
-        self, stop: Callable[[], None], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
+    @asynccontextmanager
+    async def _signals(self, stop: Callable[[], None]) -> AsyncGenerator[None]:
         """The first signal stops the process in order; the second at once, since a step can't be interrupted."""
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self._stopping.is_set():
-                    os._exit(1)
-                stop()
-                self._stopping.set()
+
+        async def watch(*, task_status: TaskStatus[None]) -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    if self._stopping.is_set():
+                        os._exit(1)
+                    self._stopping.set()
+                    stop()
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(watch)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
 
     async def _http_beside(self) -> None:
         try:
