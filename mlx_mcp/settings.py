@@ -69,13 +69,20 @@ class ModelSettings(BaseModel):
 
 
 def default_id(source: str) -> str:
-    """A directory's name, a starter's name, or a hub id without its revision."""
+    """
+    A directory's name, a starter's name, or a hub id without its revision.
+
+    Never raises: what is no source is its own name, until whoever looks for the model says what is wrong with it.
+    """
     if source.startswith(STARTER):
-        return source.removeprefix(STARTER)
-    path = Path(source).expanduser()
-    if path.is_absolute() or source.startswith(("./", "../")) or path.is_dir():
-        return path.resolve().name
-    return source.partition("@")[0]
+        return source.removeprefix(STARTER) or source
+    try:
+        path = Path(source).expanduser()
+        if source and (path.is_absolute() or source.startswith(("./", "../")) or path.is_dir()):
+            return path.resolve().name or source
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a loop of links, a NUL
+        return source
+    return source.partition("@")[0] or source
 
 
 class Settings(BaseSettings):

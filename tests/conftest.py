@@ -6,6 +6,7 @@ os.environ["MLX_DISABLE_COMPILE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -14,6 +15,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from fastapi import FastAPI
 
 from mlx_mcp.app import build_app
+from mlx_mcp.engines.blas import load_fast_blas
 from mlx_mcp.gateway import Gateway
 from mlx_mcp.mcp_server import build_server
 from mlx_mcp.runtime import Runtime
@@ -33,10 +35,19 @@ def blockbuster() -> Generator[BlockBuster]:
         yield blocking
 
 
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a text model that loads and answers within milliseconds."""
+    load_fast_blas()
+    from tests import tiny
+
+    return tiny.make(tmp_path_factory.mktemp("models") / "tiny")
+
+
 @pytest.fixture
 def settings() -> Settings:
     models = [ModelSettings(id=name, source=f"/models/{name}") for name in ("echo", "endless", "missing")]
-    return Settings(models=tuple(models), queue_size=2, queue_timeout=20)
+    return Settings(models=tuple(models), queue_size=2, queue_timeout=20, keep_alive=0.2)
 
 
 @pytest.fixture

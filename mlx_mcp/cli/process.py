@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import import_module
@@ -17,6 +18,7 @@ from mlx_mcp import __version__
 from mlx_mcp.cli.loads import show_loads
 from mlx_mcp.cli.wire import Wire
 from mlx_mcp.engines import check
+from mlx_mcp.engines.thread import THREAD_NAME
 from mlx_mcp.errors import SettingsError
 from mlx_mcp.mcp_server import build_server
 from mlx_mcp.runtime import Runtime
@@ -114,6 +116,17 @@ class Process:
             task_status.started()
             await self._stopping.wait()
             server.should_exit = True
+
+
+def leave() -> None:
+    """
+    The end of the process, with exit code 0.
+
+    An engine that is stuck in a step or a load can't be stopped, and the interpreter must not be torn down around it.
+    """
+    if any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(0)
 
 
 class _Server(uvicorn.Server):

@@ -31,6 +31,7 @@ def serve(
         default_max_tokens=default_max_tokens,
         cache_dir=cache_dir,
     )
-    from mlx_mcp.cli.process import Process  # noqa: PLC0415 - a second of imports
+    from mlx_mcp.cli.process import Process, leave  # noqa: PLC0415 - a second of imports
 
     anyio.run(Process(settings).serve)
+    leave()

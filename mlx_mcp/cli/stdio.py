@@ -37,6 +37,7 @@ def stdio(
         default_max_tokens=default_max_tokens,
         cache_dir=cache_dir,
     )
-    from mlx_mcp.cli.process import Process  # noqa: PLC0415 - it must not print before the wire is claimed
+    from mlx_mcp.cli.process import Process, leave  # noqa: PLC0415 - it must not print before the wire is claimed
 
     anyio.run(Process(settings).stdio, wire, http)
+    leave()

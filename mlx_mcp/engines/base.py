@@ -47,7 +47,7 @@ class Engine(ABC, Generic[R]):
 
     @abstractmethod
     def unload(self) -> None:
-        """Give the memory back. Safe to call twice, and after a step that raised."""
+        """Forget every key and give the memory back. Safe to call twice, after a step or a `load` that raised."""
 
     def reset(self) -> None:
         """Forget every key, after a step that raised. Engines that can keep their weights override it."""
@@ -107,7 +107,7 @@ class SerialEngine(Engine[R]):
         if events := self._running.pop(key, None):
             events.close()
 
-    def reset(self) -> None:
+    def unload(self) -> None:
+        """Subclasses call this, and give the memory back."""
         for key in list(self._running):
             self.drop(key)
-        super().reset()

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
 
-import anyio
 from anyio import AsyncContextManagerMixin, CancelScope, to_thread
 
 from mlx_mcp.engines.base import Engine, Key, Report
 from mlx_mcp.engines.commands import Add, Command, Drop, Stop
 from mlx_mcp.engines.worker import Worker
-from mlx_mcp.errors import EngineFailed, MlxMcpError
+from mlx_mcp.errors import EngineFailed, MlxMcpError, ShuttingDown
 from mlx_mcp.types import FINAL, Event, Failed, Loading
 
-CLOSE_TIMEOUT_S = 10.0
-"""A step that takes longer is left behind when the process ends; nothing can interrupt it."""
+UNLOAD_TIMEOUT_S = 30.0
+SHUTDOWN_TIMEOUT_S = 2.0
+"""How long the thread's end is waited for. A step, or a part of a load, that takes longer can't be interrupted."""
+
+
+THREAD_NAME = "engine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ class EngineThread(AsyncContextManagerMixin):
         self._keys = count()
         self._outbox: list[tuple[Key, Event]] = []
         self._outbox_lock = threading.Lock()
+        self._leaving = False
         self._loop: asyncio.AbstractEventLoop
         self._opened: asyncio.Future[Engine[Any]]
         self._engine: Engine[Any]
@@ -71,17 +75,20 @@ class EngineThread(AsyncContextManagerMixin):
         thread = threading.Thread(
             target=self._worker.run,
             args=(lambda: self._open_engine(self._report_on_loop), self._tell_opened),
-            name=f"engine {self.name}",
+            name=f"{THREAD_NAME} {self.name}",
             daemon=True,
         )
         thread.start()
+        patience_s = SHUTDOWN_TIMEOUT_S
         try:
             self._engine = await self._opened
             yield self
+            patience_s = UNLOAD_TIMEOUT_S
         finally:
+            self._leaving = True
             self._commands.put(Stop())
-            with CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT_S):
-                await to_thread.run_sync(thread.join, CLOSE_TIMEOUT_S)
+            with CancelScope(shield=True):
+                await to_thread.run_sync(thread.join, patience_s)
 
     @property
     def engine(self) -> Engine[Any]:
@@ -145,6 +152,8 @@ class EngineThread(AsyncContextManagerMixin):
             self._on_loop(self._deliver)
 
     def _report_on_loop(self, loading: Loading) -> None:
+        if self._leaving:
+            raise ShuttingDown  # the one place where a load, which takes minutes, can be interrupted
         self._on_loop(self._report, loading)
 
     def _tell_opened(self, outcome: Engine[Any] | BaseException) -> None:

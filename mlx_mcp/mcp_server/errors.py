@@ -1,5 +1,6 @@
 """Which errors an agent gets to read, and what it is told to do about them. No tool handles an error itself."""
 
+import inspect
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -55,6 +56,7 @@ def tool(
             except MlxMcpError as exc:
                 raise ToolError(message_of(exc)) from exc
 
-        return server.tool(title=title, annotations=annotations)(call)
+        description = inspect.cleandoc(fn.__doc__ or "")
+        return server.tool(title=title, description=description, annotations=annotations)(call)
 
     return decorate

@@ -86,9 +86,7 @@ async def test_what_the_engine_refuses_is_a_400(client: httpx.AsyncClient, strea
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_failing_first_step_is_an_error_and_the_server_goes_on(
-    client: httpx.AsyncClient, stream: bool
-) -> None:
+async def test_a_failing_first_step_is_an_error_and_the_server_goes_on(client: httpx.AsyncClient, stream: bool) -> None:
     reply = await client.post(URL, json=body("boom", stream=stream))
     error = frames(reply)[0]["error"] if stream else reply.json()["error"]
     assert error["code"] == "engine_failed"
