@@ -126,6 +126,19 @@ async def test_a_failing_step_fails_its_job_clearly_and_the_next_one_succeeds(
     assert gateway.health().ok
 
 
+async def test_a_failing_step_leaves_the_jobs_of_another_model_alone(gateway: Gateway) -> None:
+    async with gateway.submit(ask("x", "endless"), ORIGIN) as ticket:
+        await ticket.admitted()
+        with pytest.raises(EngineFailed):
+            await gateway.run(ask("boom"), ORIGIN)
+        words = len(ticket.result.pieces)
+        with anyio.fail_after(5):
+            while len(ticket.result.pieces) == words:
+                await anext(ticket)
+    health = gateway.model("endless").health
+    assert health is not None and health.incidents == 0
+
+
 async def test_an_engine_that_cannot_be_reset_is_loaded_anew_for_the_next_job(
     gateway: Gateway, echo: EchoEngine
 ) -> None:

