@@ -53,6 +53,7 @@ class Gateway:
             model=model.id,
             door=origin.door,
             client=origin.client,
+            priority=origin.priority,
         )
         return self._scheduler.submit(request, job, model, timeout_s=self._timeout_s)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -41,6 +41,20 @@ def _current_name(kind: object) -> object:
 Kind = Annotated[Literal["text"], BeforeValidator(_current_name)]
 
 
+class SamplingSettings(BaseModel):
+    """What a model's requests get where they say nothing themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+
+
 class ModelSettings(BaseModel):
     """One model that is served. A bare string is its source."""
 
@@ -49,13 +63,27 @@ class ModelSettings(BaseModel):
     id: str = Field(description="The name that clients ask for; made from the source if not given.")
     source: str = Field(description="A local directory, a hub id (org/name or org/name@revision), or starter:NAME.")
     kind: Kind | None = Field(default=None, description="Which engine serves it; found from its files if not given.")
+    version: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = Field(
+        default=None, description="Makes its name id@version; the bare id is then the first of that id."
+    )
     aliases: tuple[str, ...] = Field(default=(), description="Other names for it.")
+    pin: bool = Field(default=False, description="Load it at the start and never evict it.")
+    ttl: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Seconds without a request after which it is unloaded; `idle_ttl` if not given."
+    )
+    sampling: SamplingSettings = Field(default=SamplingSettings(), description="Defaults of its requests.")
+    trust_remote_code: bool = Field(default=False, description="Run code that its repository brings.")
     context_length: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="Tokens, prompt and answer together; the model's own limit if not given."
     )
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Requests that are worked on at once; `max_concurrency` of the server if not given."
     )
+
+    @property
+    def name(self) -> str:
+        """Unique among all models."""
+        return f"{self.id}@{self.version}" if self.version else self.id
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +129,15 @@ class Settings(BaseSettings):
     queue_size: int = Field(default=100, ge=1, description="Requests that may wait for a model; more are refused.")
     queue_timeout: float = Field(default=300, gt=0, description="Seconds a request may take, from its arrival.")
     default_max_tokens: int = Field(default=1024, ge=1, description="Length of an answer when a request names none.")
+    memory_budget: ByteSize | None = Field(
+        default=None, description="Memory for all models and their caches; 70 % of the machine's if not given."
+    )
+    idle_ttl: float | None = Field(
+        default=None, gt=0, description="Seconds without a request after which a model is unloaded."
+    )
+    compute_gate: Literal["auto", "on", "off"] = Field(
+        default="auto", description="One engine computes at a time; auto: on with Metal, off on a CPU."
+    )
     prompt_cache_bytes: int = Field(default=1 << 30, ge=0, description="Memory for cached prompts, per model.")
     keep_alive: float = Field(default=10, gt=0, description="Seconds of silence before a stream gets a comment.")
     cache_dir: Path = Field(

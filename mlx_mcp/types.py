@@ -21,14 +21,23 @@ class Door(StrEnum):
     CLI = "cli"
 
 
+class Priority(StrEnum):
+    """Who goes first, where requests wait for one model."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BACKGROUND = "background"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who asks."""
+    """Who asks, and how urgently."""
 
     door: Door
     request_id: str | None = None
     """The caller's own name for the request; ours is the job's id."""
     client: str | None = None
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

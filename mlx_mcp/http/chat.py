@@ -19,7 +19,7 @@ def register(router: APIRouter, gateway: Gateway, *, keep_alive_s: float) -> Non
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatBody, http: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A model's answer to a conversation, whole or as server-sent events."""
-        request, origin = body.to_request(), origin_of(http)
+        request, origin = body.to_request(), origin_of(http, body.priority)
         if body.stream:
             return JobStream(
                 partial(gateway.submit, request, origin),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mlx_mcp.types import ChatRequest, Message, Sampling
+from mlx_mcp.types import ChatRequest, Message, Priority, Sampling
 
 
 def neutral(*values: object) -> AfterValidator:
@@ -77,6 +77,7 @@ class ChatBody(Strict):
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4), BeforeValidator(_as_tuple)] = []
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    priority: Priority | None = None
 
     # They change the answer and are not served yet.
     audio: Annotated[Any, neutral()] = None

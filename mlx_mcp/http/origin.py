@@ -6,10 +6,12 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_mcp.types import Door, Origin
+from mlx_mcp.errors import InvalidRequest
+from mlx_mcp.types import Door, Origin, Priority
 
 HEADER = "x-request-id"
 LONGEST = 128
+PRIORITY_HEADER = "x-priority"
 
 
 class RequestIds:
@@ -34,9 +36,24 @@ class RequestIds:
         await self._app(scope, receive, tell)
 
 
-def origin_of(request: Request) -> Origin:
+def origin_of(request: Request, priority: Priority | None = None) -> Origin:
+    """
+    `priority`: what the body says of it; it goes before the header.
+
+    Raises: InvalidRequest, when the header names no priority.
+    """
     return Origin(
         door=Door.HTTP,
         request_id=request.state.request_id,
         client=request.headers.get("user-agent", "")[:LONGEST] or None,
+        priority=priority or _priority(request.headers.get(PRIORITY_HEADER)),
     )
+
+
+def _priority(named: str | None) -> Priority:
+    try:
+        return Priority(named or Priority.NORMAL)
+    except ValueError:
+        raise InvalidRequest(
+            f"{named!r} is no priority. Priorities are: {', '.join(Priority)}.", param=PRIORITY_HEADER
+        ) from None

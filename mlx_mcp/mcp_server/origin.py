@@ -4,12 +4,29 @@ from typing import Any
 
 from mcp.server.mcpserver import Context
 
-from mlx_mcp.types import Door, Origin
+from mlx_mcp.errors import InvalidRequest
+from mlx_mcp.types import Door, Origin, Priority
+
+PRIORITY = "mlx-mcp/priority"
+"""In the `_meta` of a tool call."""
 
 
 def origin_of(ctx: Context[Any, Any]) -> Origin:
+    """Raises: InvalidRequest, when the request's `_meta` names no priority."""
     params = ctx.session.client_params
     info = params.client_info if params else None
     return Origin(
-        door=Door.MCP, request_id=str(ctx.request_id), client=f"{info.name} {info.version}".strip() if info else None
+        door=Door.MCP,
+        request_id=str(ctx.request_id),
+        client=f"{info.name} {info.version}".strip() if info else None,
+        priority=_priority((ctx.request_context.meta or {}).get(PRIORITY)),
     )
+
+
+def _priority(named: object) -> Priority:
+    try:
+        return Priority(str(named)) if named is not None else Priority.NORMAL
+    except ValueError:
+        raise InvalidRequest(
+            f"{named!r} is no priority. Priorities are: {', '.join(Priority)}.", param=PRIORITY
+        ) from None

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from mlx_mcp.errors import JobCancelled, JobExpired, MlxMcpError, ShuttingDown
-from mlx_mcp.types import Capability, Door, Usage
+from mlx_mcp.types import Capability, Door, Priority, Usage
 
 
 class Status(StrEnum):
@@ -32,12 +32,6 @@ ENDED_BY: dict[type[MlxMcpError], Status] = {
     ShuttingDown: Status.INTERRUPTED,
 }
 """The status that an error leaves; any other leaves FAILED."""
-
-
-class Priority(StrEnum):
-    INTERACTIVE = "interactive"
-    NORMAL = "normal"
-    BACKGROUND = "background"
 
 
 def now() -> datetime:

@@ -10,9 +10,9 @@ from itertools import count
 import anyio
 
 from mlx_mcp.errors import QueueFull
-from mlx_mcp.state.jobs import Job, Priority
+from mlx_mcp.state.jobs import Job
 from mlx_mcp.state.ticket import Ticket
-from mlx_mcp.types import Queued
+from mlx_mcp.types import Priority, Queued
 
 HEAD_START_S = {Priority.INTERACTIVE: 60.0, Priority.NORMAL: 50.0, Priority.BACKGROUND: 0.0}
 """
