@@ -48,8 +48,9 @@ def build_app(
             await stack.enter_async_context(server.session_manager.run())
             yield
 
-    app = FastAPI(title="mlx-mcp", version=__version__, lifespan=lifespan)
-    app.include_router(build_router(runtime.gateway, keep_alive_s=runtime.settings.keep_alive))
+    # FastAPI's own pages for /docs would load scripts from elsewhere; /openapi.json is there for any reader.
+    app = FastAPI(title="mlx-mcp", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(build_router(runtime.gateway, runtime.metrics, keep_alive_s=runtime.settings.keep_alive))
     install_error_handlers(app)
     app.add_middleware(RequestIds)
     routes = _mcp_routes(server, runtime.settings.host)

@@ -52,6 +52,19 @@ class NotCapable(InvalidRequest):
     code = "model_not_capable"
 
 
+class PromptTooLarge(InvalidRequest):
+    """The request needs more memory than there is for it."""
+
+    code = "insufficient_memory"
+
+    def __init__(self, need: int, allowed: int) -> None:
+        super().__init__(
+            f"The prompt and its answer need {need / 1e6:,.0f} MB of memory, and {allowed / 1e6:,.0f} MB are there for "
+            "them. Shorten the prompt, or lower max_tokens.",
+            param="messages",
+        )
+
+
 class UnknownModel(MlxMcpError):
     """No model is served under that name."""
 
@@ -90,6 +103,28 @@ class ModelUnavailable(MlxMcpError):
     """The model could not be loaded."""
 
     code = "model_unavailable"
+
+
+class ModelTooLarge(ModelUnavailable):
+    """The model can never fit into the memory budget."""
+
+    code = "model_too_large"
+
+    def __init__(self, name: str, need: int, budget: int, pinned: int) -> None:
+        others = f", of which pinned models hold {pinned / 1e6:,.0f} MB" if pinned else ""
+        super().__init__(
+            f"{name} needs {need / 1e6:,.0f} MB of memory, and the budget is {budget / 1e6:,.0f} MB{others}. "
+            "Choose a smaller or more quantized one, or raise memory_budget."
+        )
+
+
+class ModelBusy(MlxMcpError):
+    """The model is at work."""
+
+    code = "model_busy"
+
+    def __init__(self, name: str, requests: int) -> None:
+        super().__init__(f"{name} works on {requests} request{'s' if requests > 1 else ''}; unload it when it is idle.")
 
 
 class EngineFailed(MlxMcpError):

@@ -1,18 +1,27 @@
 """The one way in: HTTP routes, MCP tools and the command line call this and nothing below it."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_mcp.errors import NotCapable, UnknownJob, UnknownModel
+from mlx_mcp.errors import MlxMcpError, NotCapable, UnknownJob, UnknownModel
 from mlx_mcp.state.history import History
-from mlx_mcp.state.jobs import Job
+from mlx_mcp.state.jobs import Job, Refusal
 from mlx_mcp.state.models import Model, Models
 from mlx_mcp.state.results import Results
 from mlx_mcp.state.scheduler import QueueStats, Scheduler
 from mlx_mcp.state.ticket import Ticket
-from mlx_mcp.types import Capability, Origin, Request, Result
+from mlx_mcp.types import Capability, ChatRequest, Message, Origin, Request, Result
 
 __all__ = ["Gateway", "Health", "Job", "Model", "QueueStats", "Ticket"]
+
+
+WARM_UP: dict[Capability, Callable[[str], Request]] = {
+    Capability.CHAT: lambda model: ChatRequest(
+        model=model, messages=(Message(role="user", content="Hello!"),), max_tokens=1
+    ),
+}
+"""The smallest request of each kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,23 @@ class Gateway:
             QueueFull: Too many requests wait for that model.
             ShuttingDown: The server is on its way out.
         """
-        model = self._models.resolve(request.model)
+        model: Model | None = None
+        try:
+            model = self._models.resolve(request.model)
+            return self._submit(request, origin, model)
+        except MlxMcpError as exc:
+            self._history.refuse(
+                Refusal(
+                    request_id=origin.request_id,
+                    kind=request.needs,
+                    model=model.id if model else None,
+                    door=origin.door,
+                    error=exc,
+                )
+            )
+            raise
+
+    def _submit(self, request: Request, origin: Origin, model: Model) -> Ticket:
         if model.info.capabilities and request.needs not in model.info.capabilities:
             able = ", ".join(sorted(model.info.capabilities))
             raise NotCapable(f"{model.id!r} cannot {request.needs}; it can {able}.", param="model")
@@ -116,6 +141,47 @@ class Gateway:
     def preload(self, model: Model) -> None:
         """Begin to load it, if it is not in memory; `Model.listening` hears how it goes."""
         self._models.preload(model)
+
+    async def load(self, name: str) -> Model:
+        """
+        The model, in memory.
+
+        Raises:
+            UnknownModel: No model is served under that name.
+            ModelUnavailable: It could not be loaded.
+        """
+        model = self._models.resolve(name)
+        await self._models.load(model)
+        return model
+
+    async def unload(self, name: str) -> Model:
+        """
+        The model, out of memory.
+
+        Raises:
+            UnknownModel: No model is served under that name.
+            ModelBusy: It works.
+        """
+        model = self._models.resolve(name)
+        await self._models.unload(model)
+        return model
+
+    async def warm_up(self, name: str, origin: Origin) -> float:
+        """Load it and let it work once. Seconds that the work took. Raises: what `load` and `run` raise."""
+        model = await self.load(name)
+        began = time.monotonic()
+        await self.run(WARM_UP[Capability.CHAT](model.id), origin)
+        return time.monotonic() - began
+
+    def set_alias(self, alias: str, name: str) -> Model:
+        """
+        Point an alias at another model: what is under way stays where it is.
+
+        Raises:
+            UnknownModel: No model is served under that name.
+            InvalidRequest: The alias is a model's own name.
+        """
+        return self._models.set_alias(alias, name)
 
     def stop(self) -> None:
         """Refuse what comes from now on, and interrupt what is there: the first step of a shutdown."""

@@ -27,8 +27,10 @@ FILE_NAME = "mlx-mcp.toml"
 PREFIX = "MLX_MCP_"
 STARTER = "starter:"
 """Before the name of a model that the package index carries (`mlx_mcp.engines.starters`)."""
-NOT_SETTINGS = ("MLX_MCP_CONFIG", "MLX_MCP_TEST_")
-"""Variables under our prefix that are no settings: where the file is, and what only the tests read."""
+CONFIG = "MLX_MCP_CONFIG"
+"""Where the file is."""
+FOR_TESTS = "MLX_MCP_TEST_"
+"""Variables that only the tests read."""
 
 PREDECESSORS_KINDS = {"lm": "text"}
 """The names that mlx-openai-server had for `--model-type`."""
@@ -39,6 +41,8 @@ def _current_name(kind: object) -> object:
 
 
 Kind = Annotated[Literal["text"], BeforeValidator(_current_name)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
 
 
 class SamplingSettings(BaseModel):
@@ -60,8 +64,10 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(description="The name that clients ask for; made from the source if not given.")
-    source: str = Field(description="A local directory, a hub id (org/name or org/name@revision), or starter:NAME.")
+    id: str = Field(min_length=1, description="The name that clients ask for; made from the source if not given.")
+    source: str = Field(
+        min_length=1, description="A local directory, a hub id (org/name or org/name@revision), or starter:NAME."
+    )
     kind: Kind | None = Field(default=None, description="Which engine serves it; found from its files if not given.")
     version: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = Field(
         default=None, description="Makes its name id@version; the bare id is then the first of that id."
@@ -140,6 +146,8 @@ class Settings(BaseSettings):
     )
     prompt_cache_bytes: int = Field(default=1 << 30, ge=0, description="Memory for cached prompts, per model.")
     keep_alive: float = Field(default=10, gt=0, description="Seconds of silence before a stream gets a comment.")
+    log_level: LogLevel = Field(default="info", description="The least that is logged: debug, info, warning or error.")
+    log_format: LogFormat = Field(default="auto", description="Log lines: console, json, or by where stderr goes.")
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("mlx-mcp")),
         description="Where starter models are kept.",
@@ -171,10 +179,10 @@ class _Environment(EnvSettingsSource):
 
 def config_file() -> Path | None:
     """`MLX_MCP_CONFIG` if set, else the first of ./mlx-mcp.toml and the one in the user's configuration directory."""
-    if named := os.environ.get("MLX_MCP_CONFIG"):
+    if named := os.environ.get(CONFIG):
         path = Path(named).expanduser()
         if not path.is_file():
-            raise SettingsError(f"MLX_MCP_CONFIG names {path}, and there is no such file.")
+            raise SettingsError(f"{CONFIG} names {path}, and there is no such file.")
         return path
     places = [Path(FILE_NAME), Path(platformdirs.user_config_dir("mlx-mcp")) / FILE_NAME]
     return next((path for path in places if path.is_file()), None)
@@ -197,21 +205,25 @@ def load_settings(**flags: Any) -> Settings:
 
 
 def _check_environment(environment: Iterable[str]) -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in environment:
-        if name.startswith(PREFIX) and name not in known and not name.startswith(NOT_SETTINGS):
-            raise SettingsError(f"{name} is no setting.{_nearest(name, known)}")
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in environment:
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in known or variable == CONFIG or variable.startswith(FOR_TESTS):
+            continue
+        raise SettingsError(f"{variable} is no setting.{_nearest(name, known, PREFIX)}")
 
 
 def _explain(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        fields = ModelSettings.model_fields if len(error["loc"]) > 1 else Settings.model_fields
-        return f"{place} is no setting.{_nearest(str(error['loc'][-1]), fields)}"
+        tables = {3: ModelSettings, 4: SamplingSettings}  # as in models.0.sampling.temperature
+        table = tables.get(len(error["loc"]), Settings)
+        return f"{place} is no setting.{_nearest(str(error['loc'][-1]), table.model_fields)}"
     return f"{place}: {error['msg']} (not {error['input']!r})"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else f" Known are: {', '.join(known)}."
+    names = [prefix + each for each in close or known]
+    return f" Did you mean {names[0]}?" if close else f" Known are: {', '.join(names)}."

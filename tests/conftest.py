@@ -13,6 +13,7 @@ import pytest
 import rich.logging  # noqa: F401 - the MCP SDK would import it in the event loop
 from blockbuster import BlockBuster, blockbuster_ctx
 from fastapi import FastAPI
+from hypothesis import settings as hypothesis_settings
 
 from mlx_mcp.app import build_app
 from mlx_mcp.engines.blas import load_fast_blas
@@ -21,6 +22,9 @@ from mlx_mcp.mcp_server import build_server
 from mlx_mcp.runtime import Runtime
 from mlx_mcp.settings import ModelSettings, Settings
 from tests.fakes import EchoEngine, EndlessEngine, Engines
+
+hypothesis_settings.register_profile("ours", deadline=None, derandomize=True, database=None)
+hypothesis_settings.load_profile("ours")
 
 
 @pytest.fixture

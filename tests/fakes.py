@@ -39,6 +39,7 @@ class EchoEngine(SerialEngine[ChatRequest]):
             raise OSError("the disk is gone")
 
     def unload(self) -> None:
+        super().unload()
         self.unloaded = True
 
     def add(self, key: Key, request: ChatRequest) -> None:
@@ -71,9 +72,12 @@ class EndlessEngine(Engine[ChatRequest]):
 
     def load(self, report: Report) -> None: ...
 
-    def unload(self) -> None: ...
+    def unload(self) -> None:
+        self.keys.clear()
 
     def add(self, key: Key, request: ChatRequest) -> None:
+        if "refuse" in words_of(request):
+            raise InvalidRequest("No.", param="messages")
         self.keys.add(key)
 
     def step(self) -> list[tuple[Key, Event]]:
@@ -95,7 +99,6 @@ class Engines:
     def open(self, model: ModelSettings, report: Report) -> Engine[Any]:
         if model.id not in self.made:
             raise ModelUnavailable(f"{model.id} is nowhere to be found.")
-        self.made[model.id].load(report)
         return self.made[model.id]
 
     def runtime(self, settings: Settings) -> Runtime:

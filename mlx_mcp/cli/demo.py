@@ -79,7 +79,7 @@ def _complain(text: str) -> int:
 
 
 def _show(console: Console, door: str, question: str, answer: str, model: str, job_id: str, seconds: float) -> None:
-    console.print(f"\n[bold]{door}[/]  [dim]{model}  {job_id}  {seconds:.2f} s[/]")
+    console.print(f"\n[bold]{door}[/]  [dim]{model}  {job_id}  {seconds:.2f} s[/]", soft_wrap=True)
     console.print(f"  > {question}\n  {answer}", highlight=False, markup=False)
 
 

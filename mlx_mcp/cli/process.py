@@ -30,12 +30,13 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 GRACE_S = 3
 """Seconds that clients get to read their last answers at a shutdown."""
+LOG_JSON = {"auto": None, "console": False, "json": True}
 
 
 class Process:
     def __init__(self, settings: Settings) -> None:
         """Raises: SettingsError, ModelUnavailable for a model of which it is clear already that it can't be served."""
-        configure_logging()  # before the SDK does it its way
+        configure_logging(settings.log_level, LOG_JSON[settings.log_format])  # before the SDK does it its way
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         for model in settings.models:
             check(model, settings)
@@ -45,21 +46,26 @@ class Process:
         self._stopping = anyio.Event()
 
     async def serve(self) -> None:
-        """HTTP alone; the first model is loaded at once. Raises: SettingsError, when the port is taken."""
+        """HTTP alone; the first model and the pinned ones are loaded at once. Raises: SettingsError: the port is taken."""
         listener = _listen(self._settings)
         gateway = self._runtime.gateway
         with show_loads(gateway.models()):
             async with self._runtime, self._signals(self._stopping.set), anyio.create_task_group() as tasks:
                 await tasks.start(self._http, listener)
-                gateway.preload(gateway.models()[0])
+                for model in gateway.models():
+                    if model.settings.pin or model is gateway.models()[0]:
+                        gateway.preload(model)
                 await self._stopping.wait()
                 self._stop(tasks)
 
     async def stdio(self, wire: Wire, http: bool) -> None:
-        """An MCP server on the wire, and HTTP beside it if its port is free. Models are loaded when asked for."""
+        """An MCP server on the wire, and HTTP beside it if its port is free. Only pinned models are loaded at once."""
         async with self._runtime, self._signals(wire.hang_up), anyio.create_task_group() as tasks:
             if http:
                 tasks.start_soon(self._http_beside)
+            for model in self._runtime.gateway.models():
+                if model.settings.pin:
+                    self._runtime.gateway.preload(model)
             async with stdio_server(stdout=anyio.wrap_file(wire.output())) as (reading, writing):
                 server = self._server._lowlevel_server  # pyright: ignore[reportPrivateUsage] - no public way
                 await server.run(reading, writing, server.create_initialization_options())
@@ -141,6 +147,6 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as exc:
         raise SettingsError(
-            f"cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}. "
+            f"cannot listen on {settings.host} port {settings.port}: {os.strerror(exc.errno) if exc.errno else exc}. "
             "Choose another port with --port."
         ) from exc

@@ -16,6 +16,8 @@ def serve(
     queue_size: options.QueueSize = None,
     queue_timeout: options.QueueTimeout = None,
     default_max_tokens: options.DefaultMaxTokens = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
     cache_dir: options.CacheDir = None,
 ) -> None:
     """Serve models over HTTP: the OpenAI API at /v1, MCP at /mcp and /sse."""
@@ -29,6 +31,8 @@ def serve(
         queue_size=queue_size,
         queue_timeout=queue_timeout,
         default_max_tokens=default_max_tokens,
+        log_level=log_level,
+        log_format=log_format,
         cache_dir=cache_dir,
     )
     from mlx_mcp.cli.process import Process, leave  # noqa: PLC0415 - a second of imports

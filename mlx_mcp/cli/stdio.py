@@ -21,6 +21,8 @@ def stdio(
     queue_size: options.QueueSize = None,
     queue_timeout: options.QueueTimeout = None,
     default_max_tokens: options.DefaultMaxTokens = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
     cache_dir: options.CacheDir = None,
 ) -> None:
     """Serve models to an MCP host over stdin and stdout: the command to register in Claude Desktop and other hosts."""
@@ -35,6 +37,8 @@ def stdio(
         queue_size=queue_size,
         queue_timeout=queue_timeout,
         default_max_tokens=default_max_tokens,
+        log_level=log_level,
+        log_format=log_format,
         cache_dir=cache_dir,
     )
     from mlx_mcp.cli.process import Process, leave  # noqa: PLC0415 - it must not print before the wire is claimed

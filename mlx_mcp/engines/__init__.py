@@ -10,7 +10,7 @@ from mlx_mcp.engines.sources import fetch, find
 from mlx_mcp.engines.starters import STARTERS
 from mlx_mcp.errors import ModelUnavailable
 from mlx_mcp.settings import STARTER, ModelSettings, Settings
-from mlx_mcp.types import ModelInfo
+from mlx_mcp.types import ModelInfo, Sampling
 
 ENGINES = {
     "text": "mlx_mcp.engines.text:TextEngine",
@@ -41,7 +41,9 @@ def check(model: ModelSettings, settings: Settings) -> ModelInfo:
 
 def open_engine(model: ModelSettings, settings: Settings, report: Report) -> Engine[Any]:
     """
-    The model's engine, its weights in memory. Takes seconds to minutes; call it on the thread that will own the engine.
+    The model's engine, its files at hand and its weights not yet in memory.
+
+    Takes as long as it takes to get the files; call it on the thread that will own the engine.
 
     Raises:
         ModelUnavailable: Its files cannot be had, or no engine can serve them.
@@ -52,6 +54,9 @@ def open_engine(model: ModelSettings, settings: Settings, report: Report) -> Eng
     options = EngineOptions(
         path=path,
         context_length=min(limits, default=None),
+        info=info,
+        sampling=Sampling(**model.sampling.model_dump()),
+        trust_remote_code=model.trust_remote_code,
         slots=model.max_concurrency or settings.max_concurrency,
         default_max_tokens=settings.default_max_tokens,
         prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -59,5 +64,4 @@ def open_engine(model: ModelSettings, settings: Settings, report: Report) -> Eng
     load_fast_blas()  # must come before the first import of MLX
     module, _, name = ENGINES[info.kind or ""].partition(":")
     engine: Engine[Any] = getattr(import_module(module), name)(options)
-    engine.load(report)
     return engine

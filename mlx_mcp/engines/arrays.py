@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 evaluate = cast("Callable[..., None]", mx.eval)
 """Compute the arrays, or the trees of them, and wait for it."""
@@ -13,7 +14,17 @@ evaluate = cast("Callable[..., None]", mx.eval)
 async_evaluate = cast("Callable[..., None]", mx.async_eval)
 """Begin to compute them."""
 
-_draw_rows = cast("Callable[[mx.array, mx.array], mx.array]", mx.vmap(mx.random.categorical))
+
+def _draw_row(logits: mx.array, key: mx.array) -> mx.array:
+    return mx.random.categorical(logits, key=key)
+
+
+_draw_rows = cast("Callable[[mx.array, mx.array], mx.array]", mx.vmap(_draw_row))
+
+
+def leaves(tree: object) -> list[mx.array]:
+    """All arrays in a tree of dicts and lists."""
+    return [array for _, array in cast("list[tuple[str, mx.array]]", tree_flatten(tree))]
 
 
 def categorical(logits: mx.array, keys: mx.array) -> mx.array:

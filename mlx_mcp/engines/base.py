@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from mlx_mcp.types import FINAL, Capability, Event, Loading
+from mlx_mcp.types import FINAL, Capability, Event, Loading, ModelInfo, Sampling
 
 Key = Hashable
 Report = Callable[[Loading], None]
 """Tells those who wait for a model what is being done. May be called from any thread."""
 
 R = TypeVar("R")
+
+NO_SAMPLING = Sampling()
+UNKNOWN = ModelInfo()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,10 @@ class EngineOptions:
     slots: int
     default_max_tokens: int
     prompt_cache_bytes: int
+    sampling: Sampling = NO_SAMPLING
+    """For requests that say nothing themselves."""
+    trust_remote_code: bool = False
+    info: ModelInfo = UNKNOWN
 
 
 class Engine(ABC, Generic[R]):
@@ -40,6 +47,20 @@ class Engine(ABC, Generic[R]):
     """How many keys may be inside at once."""
     context_length: int | None = None
     """Tokens, known once it is loaded; None where the word has no meaning."""
+    info: ModelInfo | None = None
+    """What its files say of it, where it has files."""
+    estimated_bytes: int = 0
+    """Of the weights, before they are loaded."""
+    weights_bytes: int = 0
+    """As measured, once they are loaded."""
+    caches: bool = False
+    """Whether it keeps anything that grows with its requests."""
+    cache_bytes: int = 0
+    """What that weighs now."""
+    allowance_bytes: int | None = None
+    """How much it may weigh. Set from outside, at any time, from another thread; None is no limit."""
+    cached_tokens: int = 0
+    """Prompt tokens that were found in a cache since the load."""
 
     @abstractmethod
     def load(self, report: Report) -> None:
@@ -74,6 +95,10 @@ class Engine(ABC, Generic[R]):
     @abstractmethod
     def drop(self, key: Key) -> None:
         """Free the key's slot now. No event of it follows. Unknown keys are ignored."""
+
+    def trim(self, target_bytes: int) -> None:
+        """Bring `cache_bytes` down to the target, or as far as no running request needs what is there."""
+        return
 
     def leave_thread(self) -> None:
         """The last call of all, as the thread ends: give back what belongs to the thread."""

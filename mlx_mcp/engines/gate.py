@@ -1,32 +1,15 @@
 """Who computes now."""
 
+import sys
 import threading
 from collections import deque
-from types import TracebackType
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+
+ComputeGate = AbstractContextManager[None]
+"""Held by an engine for each of its steps."""
 
 
-class ComputeGate(Protocol):
-    """Held by an engine for each of its steps."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-
-class OpenGate:
-    """Everybody computes: for a CPU, whose scheduler shares it out better than we could."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-class TurnGate:
+class TurnGate(ComputeGate):
     """
     One engine computes at a time, in the order in which they came.
 
@@ -53,3 +36,13 @@ class TurnGate:
                 self._waiting.popleft().set()  # it stays busy, with the next
             else:
                 self._busy = False
+
+
+def create_gate(wanted: str) -> ComputeGate:
+    """
+    `wanted`: on, off, or auto.
+
+    Auto is on where Metal is, since engines that share a GPU slow each other down, and off on a CPU, whose scheduler
+    shares it out better than we could.
+    """
+    return TurnGate() if wanted == "on" or (wanted == "auto" and sys.platform == "darwin") else nullcontext()

@@ -4,7 +4,8 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -13,9 +14,10 @@ from typing import Any, Self
 from anyio import AsyncContextManagerMixin, CancelScope, to_thread
 
 from mlx_mcp.engines.base import Engine, Key, Report
-from mlx_mcp.engines.commands import Add, Command, Drop, Stop
-from mlx_mcp.engines.worker import Worker
-from mlx_mcp.errors import EngineFailed, MlxMcpError, ShuttingDown
+from mlx_mcp.engines.commands import Add, Command, Drop, Stop, Trim
+from mlx_mcp.engines.gate import ComputeGate
+from mlx_mcp.engines.worker import OPEN, EngineCounts, Worker
+from mlx_mcp.errors import EngineFailed, ShuttingDown
 from mlx_mcp.types import FINAL, Event, Failed, Loading
 
 UNLOAD_TIMEOUT_S = 30.0
@@ -26,12 +28,15 @@ SHUTDOWN_TIMEOUT_S = 2.0
 THREAD_NAME = "engine"
 
 
+MakeRoom = Callable[[Engine[Any]], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHealth:
     ok: bool
     jobs: int
     incidents: int
-    """Steps that raised since the engine was loaded."""
+    """Steps that raised, in all stays of the model in memory."""
     step_s: float
     """Seconds since the running step began; 0 between steps."""
 
@@ -39,7 +44,7 @@ class EngineHealth:
 @dataclass(slots=True)
 class _Listener:
     put: Callable[[Event], None]
-    ended: asyncio.Future[MlxMcpError | None]
+    ended: asyncio.Future[Exception | None]
 
 
 class EngineThread(AsyncContextManagerMixin):
@@ -50,20 +55,40 @@ class EngineThread(AsyncContextManagerMixin):
     """
 
     def __init__(
-        self, name: str, open_engine: Callable[[Report], Engine[Any]], report: Report, *, settle_s: float = 0.003
+        self,
+        name: str,
+        open_engine: Callable[[Report], Engine[Any]],
+        report: Report,
+        *,
+        make_room: MakeRoom | None = None,
+        gate: ComputeGate = OPEN,
+        counts: EngineCounts | None = None,
+        settle_s: float = 0.003,
     ) -> None:
-        """`settle_s`: how long an idle engine waits for a request's companions, since the last one came."""
+        """
+        Args:
+            name: For logs.
+            open_engine: Makes the engine, without its weights; called on the thread.
+            report: Told, on the event loop, of what is done while the engine opens and loads.
+            make_room: Awaited between the two, on the event loop.
+            gate: Held in each step.
+            counts: Those of an earlier stay, to go on with.
+            settle_s: How long an idle engine waits for a request's companions, since the last one came.
+        """
         self.name = name
         self._open_engine = open_engine
         self._report = report
+        self._make_room = make_room
+        self._admission: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._worker = Worker(name, self._commands, self._publish, settle_s)
+        self._worker = Worker(name, self._commands, self._publish, settle_s, gate, counts)
         self._listeners: dict[Key, _Listener] = {}
         self._keys = count()
         self._outbox: list[tuple[Key, Event]] = []
         self._outbox_lock = threading.Lock()
         self._leaving = False
         self._loop: asyncio.AbstractEventLoop
+        self._made: asyncio.Future[Engine[Any]]
         self._opened: asyncio.Future[Engine[Any]]
         self._engine: Engine[Any]
 
@@ -71,24 +96,32 @@ class EngineThread(AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         """Raises: ModelUnavailable, or what else the engine raised while it loaded."""
         self._loop = asyncio.get_running_loop()
+        self._made = self._loop.create_future()
         self._opened = self._loop.create_future()
         thread = threading.Thread(
             target=self._worker.run,
-            args=(lambda: self._open_engine(self._report_on_loop), self._tell_opened),
+            args=(self._open_and_load, self._tell_opened),
             name=f"{THREAD_NAME} {self.name}",
             daemon=True,
         )
         thread.start()
         patience_s = SHUTDOWN_TIMEOUT_S
         try:
+            engine = await self._made
+            if self._make_room:
+                await self._make_room(engine)
+            self._admission.put(True)
             self._engine = await self._opened
             yield self
             patience_s = UNLOAD_TIMEOUT_S
         finally:
             self._leaving = True
+            self._admission.put(False)
             self._commands.put(Stop())
             with CancelScope(shield=True):
                 await to_thread.run_sync(thread.join, patience_s)
+            for key in list(self._listeners):  # of a thread that was left behind
+                self._end(key, ShuttingDown())
 
     @property
     def engine(self) -> Engine[Any]:
@@ -99,8 +132,14 @@ class EngineThread(AsyncContextManagerMixin):
         """
         Work on a request and give its events to `put`, up to and with its `Done`.
 
-        Cancelled, it takes the request out at the engine's next step. Raises: the error of its `Failed`.
+        Cancelled, it takes the request out at the engine's next step.
+
+        Raises:
+            ShuttingDown: The block has ended, or ends before the request does.
+            MlxMcpError: The error of its `Failed`.
         """
+        if self._leaving:
+            raise ShuttingDown
         key = next(self._keys)
         listener = self._listeners[key] = _Listener(put, self._loop.create_future())
         self._commands.put(Add(key, request))
@@ -117,12 +156,23 @@ class EngineThread(AsyncContextManagerMixin):
         """A step raised, and the engine could not be brought back."""
         return self._worker.broken is not None
 
+    async def trim(self, target_bytes: int) -> int:
+        """Have cached things given back until no more than so many bytes are left. Bytes that are left."""
+        answered: asyncio.Future[None] = self._loop.create_future()
+
+        def answer() -> None:
+            self._on_loop(lambda: None if answered.done() else answered.set_result(None))
+
+        self._commands.put(Trim(target_bytes, answer))
+        await answered
+        return self.engine.cache_bytes
+
     def health(self) -> EngineHealth:
         began = self._worker.step_began
         return EngineHealth(
             ok=not self.broken,
             jobs=len(self._listeners),
-            incidents=self._worker.incidents,
+            incidents=self._worker.counts.incidents,
             step_s=0.0 if began is None else round(time.monotonic() - began, 3),
         )
 
@@ -130,17 +180,28 @@ class EngineThread(AsyncContextManagerMixin):
         with self._outbox_lock:
             events, self._outbox = self._outbox, []
         for key, event in events:
-            if listener := self._listeners.get(key):
-                self._hand_over(key, listener, event)
+            match event:
+                case Failed(error):
+                    self._end(key, error)
+                case _:
+                    self._hand_over(key, event)
 
-    def _hand_over(self, key: Key, listener: _Listener, event: Event) -> None:
-        error = event.error if isinstance(event, Failed) else None
-        if error is None:
+    def _hand_over(self, key: Key, event: Event) -> None:
+        if not (listener := self._listeners.get(key)):
+            return
+        try:
             listener.put(event)
-        if isinstance(event, FINAL):
-            del self._listeners[key]
-            if not listener.ended.done():  # it is when the waiting task was cancelled in this turn of the loop
-                listener.ended.set_result(error)
+        except Exception as exc:  # noqa: BLE001 - it ends the job whose listener it is, and is logged there
+            self._commands.put(Drop(key))
+            self._end(key, exc)
+        else:
+            if isinstance(event, FINAL):
+                self._end(key, None)
+
+    def _end(self, key: Key, error: Exception | None) -> None:
+        listener = self._listeners.pop(key, None)
+        if listener and not listener.ended.done():  # it is when the waiting task was cancelled in this turn of the loop
+            listener.ended.set_result(error)
 
     # What follows is called on the worker's thread.
 
@@ -156,18 +217,36 @@ class EngineThread(AsyncContextManagerMixin):
             raise ShuttingDown  # the one place where a load, which takes minutes, can be interrupted
         self._on_loop(self._report, loading)
 
-    def _tell_opened(self, outcome: Engine[Any] | BaseException) -> None:
-        self._on_loop(self._settle_opened, outcome)
+    def _open_and_load(self) -> Engine[Any]:
+        engine = self._open_engine(self._report_on_loop)
+        self._on_loop(self._settle, self._made, engine)
+        try:
+            if not self._admission.get():
+                raise ShuttingDown
+            engine.load(self._report_on_loop)
+        except BaseException as exc:
+            traceback.clear_frames(exc.__traceback__)  # they hold what had been read by then
+            engine.unload()
+            engine.leave_thread()
+            raise
+        return engine
 
-    def _settle_opened(self, outcome: Engine[Any] | BaseException) -> None:
-        if self._opened.done():  # nobody waits any more
+    def _tell_opened(self, outcome: Engine[Any] | BaseException) -> None:
+        self._on_loop(self._settle, self._opened, outcome)
+        if isinstance(outcome, BaseException):
+            self._on_loop(self._settle, self._made, outcome)
+
+    @staticmethod
+    def _settle(future: asyncio.Future[Engine[Any]], outcome: Engine[Any] | BaseException) -> None:
+        if future.done():  # nobody waits any more
             return
         if isinstance(outcome, Engine):
-            self._opened.set_result(outcome)
-        elif isinstance(outcome, Exception):
-            self._opened.set_exception(outcome)
+            future.set_result(outcome)
+        elif isinstance(outcome, Exception) and not isinstance(outcome, StopIteration):  # which futures don't take
+            future.set_exception(outcome)
         else:
-            self._opened.set_exception(EngineFailed(f"The engine's thread ended: {outcome!r}"))
+            future.set_exception(EngineFailed(f"The engine's thread ended: {outcome!r}"))
+        future.exception()  # of the two futures one may have nobody who waits for it
 
     def _on_loop(self, fn: Callable[..., None], *args: Any) -> None:
         try:

@@ -13,7 +13,7 @@ def neutral(*values: object) -> AfterValidator:
 
     def check(value: object) -> object:
         if value is not None and value not in values:
-            raise PydanticCustomError("unsupported_parameter", "This server does not support this parameter yet.")
+            raise PydanticCustomError("unsupported_parameter", "not supported")
         return value
 
     return AfterValidator(check)

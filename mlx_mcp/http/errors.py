@@ -15,6 +15,8 @@ from mlx_mcp.errors import (
     JobCancelled,
     JobExpired,
     MlxMcpError,
+    ModelBusy,
+    ModelTooLarge,
     ModelUnavailable,
     QueueFull,
     ShuttingDown,
@@ -32,6 +34,8 @@ STATUS: dict[type[MlxMcpError], int] = {
     QueueFull: 429,
     JobCancelled: CLIENT_CLOSED_REQUEST,
     JobExpired: 504,
+    ModelTooLarge: 400,
+    ModelBusy: 409,
     ModelUnavailable: 503,
     ShuttingDown: 503,
     EngineFailed: 500,
@@ -98,7 +102,10 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str]:
         case "json_invalid":
             return f"The body is not JSON: {error['ctx']['error']}.", None, "invalid_json"
         case "unsupported_parameter":
-            return error["msg"], param, "unsupported_parameter"
+            return f"This server does not support {param!r} yet.", param, "unsupported_parameter"
+        case "model_attributes_type" if not param:
+            message = "The body must be a JSON object, with the header content-type: application/json."
+            return message, None, "invalid_json"
         case _:
             return f"Invalid {param!r}: {error['msg']}." if param else f"{error['msg']}.", param, "invalid_value"
 

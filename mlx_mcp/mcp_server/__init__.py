@@ -6,6 +6,7 @@ from mlx_mcp import __version__
 from mlx_mcp.gateway import Gateway
 from mlx_mcp.mcp_server import chat, jobs, models
 from mlx_mcp.mcp_server.arguments import KnownArguments
+from mlx_mcp.mcp_server.origin import name_request
 
 __all__ = ["build_server"]
 
@@ -17,7 +18,7 @@ INSTRUCTIONS = (
 
 def build_server(gateway: Gateway) -> MCPServer:
     server = MCPServer("mlx-mcp", title="MLX", version=__version__, instructions=INSTRUCTIONS)
-    server.middleware.append(KnownArguments(server))
+    server.middleware.extend([name_request, KnownArguments(server)])
     for subject in (chat, models, jobs):
         subject.register(server, gateway)
     return server

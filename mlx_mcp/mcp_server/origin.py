@@ -2,13 +2,23 @@
 
 from typing import Any
 
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
+from structlog.contextvars import bound_contextvars
 
 from mlx_mcp.errors import InvalidRequest
 from mlx_mcp.types import Door, Origin, Priority
 
 PRIORITY = "mlx-mcp/priority"
 """In the `_meta` of a tool call."""
+
+
+async def name_request(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware of an MCP server: what is logged for a request bears its id."""
+    if ctx.request_id is None:
+        return await call_next(ctx)
+    with bound_contextvars(request_id=str(ctx.request_id)):
+        return await call_next(ctx)
 
 
 def origin_of(ctx: Context[Any, Any]) -> Origin:

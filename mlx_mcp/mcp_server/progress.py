@@ -10,7 +10,7 @@ from mlx_mcp.gateway import Ticket
 from mlx_mcp.types import Event, Loading, Progress, Queued, Result, Started, Text
 
 INTERVAL_S = 0.5
-"""The least time between two messages of one kind."""
+"""The least time between two messages about one thing."""
 
 
 async def narrate(ticket: Ticket, ctx: Context[Any, Any]) -> Result:
@@ -29,7 +29,7 @@ async def narrate(ticket: Ticket, ctx: Context[Any, Any]) -> Result:
 class Narration:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: type[Event] | None = None
+        self._last: object = None
         self._last_at = 0.0
         self._pieces = 0
         self.count = 0
@@ -39,11 +39,12 @@ class Narration:
         """None when it is too early to say something again."""
         self._pieces += isinstance(event, Text)
         now = self._clock()
-        if type(event) is self._last and now - self._last_at < INTERVAL_S:
+        subject = event.what if isinstance(event, Loading) else type(event)
+        if subject == self._last and now - self._last_at < INTERVAL_S:
             return None
         message = self._say(event)
         if message:
-            self._last, self._last_at = type(event), now
+            self._last, self._last_at = subject, now
             self.count += 1
         return message
 
@@ -58,6 +59,6 @@ class Narration:
             case Progress(done, total):
                 return f"reading the prompt, {done} of {total} tokens"
             case Text():
-                return f"generating, {self._pieces} pieces"
+                return f"generating, {self._pieces} piece{'s' if self._pieces > 1 else ''} of text"
             case _:
                 return None

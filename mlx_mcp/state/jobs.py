@@ -1,6 +1,7 @@
 """The record of one request, and all rules about the states it passes through."""
 
 import secrets
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -23,7 +24,7 @@ class Status(StrEnum):
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED, Status.INTERRUPTED})
 NEXT: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: ENDS | {Status.RUNNING},
+    Status.QUEUED: ENDS - {Status.SUCCEEDED} | {Status.RUNNING},
     Status.RUNNING: ENDS,
 }
 ENDED_BY: dict[type[MlxMcpError], Status] = {
@@ -86,3 +87,20 @@ class Job:
     def _to(self, status: Status) -> "Job":
         assert status in NEXT.get(self.status, ()), f"a job cannot go from {self.status} to {status}"  # noqa: S101
         return replace(self, status=status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that did not become a job."""
+
+    request_id: str | None = None
+    """The caller's own name for it."""
+    kind: Capability
+    model: str | None
+    """None when no model is served under the name."""
+    door: Door
+    error: MlxMcpError
+
+
+current_job: ContextVar[Job] = ContextVar("current_job")
+"""The job that the running task works on, as it was at its beginning: whatever is told meanwhile can name it."""

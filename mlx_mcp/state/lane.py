@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -28,12 +28,14 @@ UNMEASURED_RETRY_S = 5.0
 
 
 class Lane:
-    def __init__(self, max_queued: int) -> None:
+    def __init__(self, max_queued: int, clock: Callable[[], float] = anyio.current_time) -> None:
+        self._clock = clock
         self.max_queued = max_queued
         self._slots = 1  #: until the model is loaded and says better
         self._members: dict[str, Ticket] = {}
         self._inside: set[Ticket] = set()
         self._waiting: list[tuple[float, int, Ticket, anyio.Event]] = []
+        self._told: dict[Ticket, Queued] = {}
         self._order = count()
         self._ends: deque[float] = deque(maxlen=REMEMBERED)
 
@@ -55,20 +57,22 @@ class Lane:
 
     def leave(self, ticket: Ticket) -> None:
         del self._members[ticket.job.id]
-        self._ends.append(anyio.current_time())
+        self._ends.append(self._clock())
+        if not self._members:  # the pause that begins says nothing about the rate
+            self._ends.clear()
 
     def retry_after_s(self) -> float:
         """Seconds until the queue has probably moved by one, from the rate at which jobs have ended lately."""
         if len(self._ends) < MEASURABLE:
             return UNMEASURED_RETRY_S
-        interval = (anyio.current_time() - self._ends[0]) / len(self._ends)
+        interval = (self._clock() - self._ends[0]) / len(self._ends)
         return float(min(60, max(1, math.ceil(interval))))
 
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncGenerator[None]:
         """Wait for the ticket's turn, and be inside until the block ends."""
         mine = anyio.Event()
-        entry = (anyio.current_time() - HEAD_START_S[ticket.job.priority], next(self._order), ticket, mine)
+        entry = (self._clock() - HEAD_START_S[ticket.job.priority], next(self._order), ticket, mine)
         heapq.heappush(self._waiting, entry)
         self._admit()
         try:
@@ -80,6 +84,7 @@ class Lane:
             else:
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
+            self._told.pop(ticket, None)
             self._admit()
 
     def _admit(self) -> None:
@@ -94,4 +99,7 @@ class Lane:
         """To those who wait: how many are before them that no engine works on yet."""
         ahead = sum(ticket.job.started_at is None for ticket in self._inside)
         for place, (_, _, ticket, _) in enumerate(sorted(self._waiting)):
-            ticket.put(Queued(ahead + place))
+            position = Queued(ahead + place)
+            if self._told.get(ticket) != position:
+                self._told[ticket] = position
+                ticket.put(position)

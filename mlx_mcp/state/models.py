@@ -1,46 +1,26 @@
-"""The models that are served: their names, and which of them are in memory."""
+"""The models that are served: their names, and what is known of them."""
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import anyio
 from anyio import AsyncContextManagerMixin
-from anyio.abc import TaskGroup
 
-from mlx_mcp.engines.base import Engine, Report
 from mlx_mcp.engines.thread import EngineHealth, EngineThread
-from mlx_mcp.errors import ModelUnavailable, SettingsError, ShuttingDown, UnknownModel
+from mlx_mcp.errors import InvalidRequest, ModelUnavailable, SettingsError, UnknownModel
 from mlx_mcp.settings import ModelSettings
+from mlx_mcp.state.residents import RETRY_S, Residents, Stay
 from mlx_mcp.types import LoadEnded, Loading, ModelInfo
 
-logger = logging.getLogger(__name__)
-
-RETRY_S = 10.0
-"""How long a failed load is remembered, so that a whole queue does not try it one after the other."""
-
-OpenEngine = Callable[[ModelSettings, Report], Engine[Any]]
-"""Makes the engine of a model, weights in memory; called on the engine's thread."""
 LoadListener = Callable[[Loading | LoadEnded], None]
 Describe = Callable[[ModelSettings], ModelInfo]
 """What is known of a model without loading it; called on a thread, since it may read files."""
 
-
-class Stay:
-    """One stay of a model in memory, from the beginning of its load until its thread has ended."""
-
-    def __init__(self) -> None:
-        self.ready = anyio.Event()
-        """Loaded, or failed to."""
-        self.leave = anyio.Event()
-        """It is asked to go."""
-        self.gone = anyio.Event()
-        self.thread: EngineThread | None = None
-        self.failure: ModelUnavailable | None = None
+DEFAULT_ALIAS = "default"
 
 
 class Model:
@@ -51,16 +31,29 @@ class Model:
         self.info = ModelInfo(kind=settings.kind)
         self.created_at = datetime.now(UTC)
         self.stay: Stay | None = None
+        """The last one; it may be over."""
         self.loading: Loading | None = None
-        self.failure: ModelUnavailable | None = None
-        """Why the last attempt to load it did not succeed."""
-        self.failed_at = 0.0
-        self.leases = 0
+        self.aliases: tuple[str, ...] = ()
         self._listeners: set[LoadListener] = set()
 
     @property
     def id(self) -> str:
-        return self.settings.id
+        return self.settings.name
+
+    @property
+    def failure(self) -> ModelUnavailable | None:
+        """Why the last attempt to load it did not succeed."""
+        return self.stay.failure if self.stay else None
+
+    @property
+    def failed_at(self) -> float:
+        """When, on the monotonic clock."""
+        return self.stay.failed_at if self.stay else 0.0
+
+    @property
+    def leases(self) -> int:
+        """How many use it, or wait for it."""
+        return self.stay.leases + self.stay.waiting if self.stay else 0
 
     @property
     def thread(self) -> EngineThread | None:
@@ -70,7 +63,7 @@ class Model:
     def state(self) -> Literal["unloaded", "loading", "loaded", "broken", "failed"]:
         if self.thread:
             return "broken" if self.thread.broken else "loaded"
-        if self.stay:
+        if self.stay and not self.stay.gone.is_set():
             return "loading"
         return "failed" if self.failure else "unloaded"
 
@@ -82,6 +75,14 @@ class Model:
     @property
     def health(self) -> EngineHealth | None:
         return self.thread.health() if self.thread else None
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.stay.weights_bytes if self.stay else 0
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.stay.cache_bytes if self.stay else 0
 
     @contextmanager
     def listening(self, listener: LoadListener) -> Generator[None]:
@@ -96,18 +97,28 @@ class Model:
 
     def report(self, news: Loading | LoadEnded) -> None:
         self.loading = news if isinstance(news, Loading) else None
+        if self.thread and isinstance(news, LoadEnded):
+            engine = self.thread.engine
+            self.info = replace(
+                engine.info or self.info, context_length=engine.context_length, capabilities=engine.capabilities
+            )
         for listener in list(self._listeners):
             listener(news)
 
 
 class Models(AsyncContextManagerMixin):
-    def __init__(self, settings: Iterable[ModelSettings], open_engine: OpenEngine, describe: Describe) -> None:
+    def __init__(
+        self, settings: Iterable[ModelSettings], residents: Residents, describe: Describe, *, idle_ttl_s: float | None
+    ) -> None:
         """
+        `idle_ttl_s`: for the models that have no time to live of their own.
+
         Raises:
             SettingsError: Two models want one name.
         """
-        self._open_engine = open_engine
+        self._residents = residents
         self._describe = describe
+        self._idle_ttl_s = idle_ttl_s
         self._models = [Model(each) for each in settings]
         self._by_name: dict[str, Model] = {}
         for model in self._models:
@@ -115,17 +126,17 @@ class Models(AsyncContextManagerMixin):
                 if name in self._by_name:
                     raise SettingsError(f"Two models want the name {name!r}; give one of them another id or alias.")
                 self._by_name[name] = model
-        self._tasks: TaskGroup
+        for model in self._models:
+            self._by_name.setdefault(model.settings.id, model)
+        for model in self._models[:1]:
+            self._by_name.setdefault(DEFAULT_ALIAS, model)
+        self._name_aliases()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         for model in self._models:
             model.info = await anyio.to_thread.run_sync(self._describe, model.settings)
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                yield self
-            finally:
-                self._tasks.cancel_scope.cancel()
+        yield self
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models)
@@ -137,10 +148,39 @@ class Models(AsyncContextManagerMixin):
         served = ", ".join(repr(model.id) for model in self._models) or "none at all"
         raise UnknownModel(f"No model is served as {name!r}. Served are: {served}.")
 
+    def set_alias(self, alias: str, name: str) -> Model:
+        """
+        Point the alias at another model: whoever resolves it from now on gets that one.
+
+        Raises:
+            UnknownModel: There is no such model.
+            InvalidRequest: The alias is a model's own name.
+        """
+        model = self.resolve(name)
+        if any(alias == each.id for each in self._models):
+            raise InvalidRequest(f"{alias!r} is a model's own name, and no alias.", param="alias")
+        self._by_name[alias] = model
+        self._name_aliases()
+        return model
+
+    def _name_aliases(self) -> None:
+        for model in self._models:
+            model.aliases = tuple(
+                name for name, target in self._by_name.items() if target is model and name != model.id
+            )
+
     def preload(self, model: Model) -> None:
-        """Begin to load it, if it is not in memory."""
-        if model.stay is None:
-            self._begin(model)
+        """Begin to bring it into memory, if it is not there."""
+        self._stay(model).wanted = True
+
+    async def load(self, model: Model) -> None:
+        """Bring it into memory, if it is not there. Raises: ModelUnavailable."""
+        await self._ready(model)
+
+    async def unload(self, model: Model) -> None:
+        """Out of memory, if it is there. Raises: ModelBusy, while it works."""
+        if model.stay and model.stay.thread:
+            await self._residents.leave(model.stay)
 
     @asynccontextmanager
     async def lease(self, model: Model) -> AsyncGenerator[EngineThread]:
@@ -150,59 +190,39 @@ class Models(AsyncContextManagerMixin):
         Raises:
             ModelUnavailable: It could not be loaded.
         """
-        model.leases += 1
-        try:
-            yield await self._thread(model)
-        finally:
-            model.leases -= 1
+        async with self._residents.lease(await self._ready(model)) as thread:
+            yield thread
 
-    async def _thread(self, model: Model) -> EngineThread:
+    async def _ready(self, model: Model) -> Stay:
+        """A stay that can be leased, at once: between this and the lease nothing may be awaited."""
         while True:
             if model.failure and time.monotonic() - model.failed_at < RETRY_S:
-                raise model.failure
-            stay = model.stay or self._begin(model)
-            await stay.ready.wait()
+                raise again(model.failure)
+            stay = self._stay(model)
+            stay.waiting += 1
+            try:
+                await stay.ready.wait()
+            finally:
+                stay.waiting -= 1
             if stay.failure:
-                raise stay.failure
-            if stay.thread is None:
-                raise ShuttingDown
-            if not stay.thread.broken:
-                return stay.thread
-            stay.leave.set()
+                raise again(stay.failure)
+            if stay.thread and not stay.thread.broken and not stay.draining:
+                return stay
+            if stay.thread and stay.thread.broken:
+                stay.draining = True
+                stay.leave.set()
             await stay.gone.wait()
 
-    def _begin(self, model: Model) -> Stay:
-        """Nobody who waits for the load owns it, so that nobody who leaves ends it for the others."""
-        stay = model.stay = Stay()
-        model.loading, model.failure = Loading("loading"), None
-        self._tasks.start_soon(self._host, model, stay)
-        return stay
+    def _stay(self, model: Model) -> Stay:
+        if model.stay is None or model.stay.gone.is_set():
+            model.report(Loading("loading"))
+            ttl_s = model.settings.ttl or self._idle_ttl_s
+            model.stay = self._residents.begin(model.settings, ttl_s, model.report)
+        return model.stay
 
-    async def _host(self, model: Model, stay: Stay) -> None:
-        began = time.monotonic()
-        open_engine = self._open_engine
-        try:
-            async with EngineThread(
-                model.id, lambda report: open_engine(model.settings, report), model.report
-            ) as thread:
-                info = await anyio.to_thread.run_sync(self._describe, model.settings)
-                engine = thread.engine
-                model.info = replace(info, context_length=engine.context_length, capabilities=engine.capabilities)
-                stay.thread = thread
-                model.report(LoadEnded(time.monotonic() - began))
-                stay.ready.set()
-                logger.info("%s is loaded after %.1f s", model.id, time.monotonic() - began)
-                await stay.leave.wait()
-        except ModelUnavailable as exc:
-            logger.error("%s", exc)
-            stay.failure = exc
-        except Exception as exc:
-            logger.exception("%s could not be loaded", model.id)
-            stay.failure = ModelUnavailable(f"{model.id} could not be loaded: {exc}")
-        finally:
-            model.failure, model.failed_at = stay.failure, time.monotonic()
-            if model.loading:
-                model.report(LoadEnded(time.monotonic() - began, ok=False))
-            stay.thread = model.stay = None
-            stay.ready.set()
-            stay.gone.set()
+
+def again(failure: ModelUnavailable) -> ModelUnavailable:
+    """The same for one more caller: each raises an error of its own, that gathers its own traceback."""
+    same = type(failure).__new__(type(failure), *failure.args)  # its constructor may want more than the message
+    same.__dict__.update(failure.__dict__)
+    return same

@@ -1,4 +1,4 @@
-"""Results of detached jobs, until they are fetched or expire."""
+"""Results of detached jobs, until they expire."""
 
 import time
 from collections.abc import Callable
@@ -15,18 +15,20 @@ class Results:
         self._tickets: dict[str, tuple[float, Ticket]] = {}
 
     def keep(self, ticket: Ticket) -> None:
-        self._forget_old()
+        """Beyond the bound the oldest gives way."""
+        self._forget_expired()
+        while len(self._tickets) >= KEPT:
+            del self._tickets[next(iter(self._tickets))]
         self._tickets[ticket.job.id] = self._clock() + KEPT_S, ticket
 
     def get(self, job_id: str) -> Ticket | None:
-        self._forget_old()
+        self._forget_expired()
         _, ticket = self._tickets.get(job_id, (0.0, None))
         return ticket
 
-    def _forget_old(self) -> None:
+    def _forget_expired(self) -> None:
         now = self._clock()
-        oldest_first = iter(list(self._tickets.items()))
-        for job_id, (expires, _) in oldest_first:
-            if expires > now and len(self._tickets) < KEPT:
+        for job_id, (expires, _) in list(self._tickets.items()):  # oldest first
+            if expires > now:
                 return
             del self._tickets[job_id]

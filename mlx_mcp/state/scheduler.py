@@ -13,10 +13,11 @@ from anyio.abc import TaskGroup
 
 from mlx_mcp.errors import EngineFailed, JobExpired, MlxMcpError, ShuttingDown, UnknownJob
 from mlx_mcp.state.history import History
-from mlx_mcp.state.jobs import Job, Status
+from mlx_mcp.state.jobs import Job, Status, current_job
 from mlx_mcp.state.lane import Lane
 from mlx_mcp.state.models import Model, Models
 from mlx_mcp.state.results import Results
+from mlx_mcp.state.task_group import task_group
 from mlx_mcp.state.ticket import Ticket
 from mlx_mcp.types import Event, Request, Started, Text
 
@@ -48,7 +49,7 @@ class Scheduler(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with anyio.create_task_group() as self._tasks:
+        async with task_group() as self._tasks:
             self._open = True
             try:
                 yield self
@@ -95,6 +96,7 @@ class Scheduler(AsyncContextManagerMixin):
 
     async def _perform(self, ticket: Ticket, request: Request, model: Model, lane: Lane) -> None:
         error: MlxMcpError | None = None
+        current_job.set(ticket.job)
         try:
             with ticket.scope:
                 await self._serve(ticket, request, model, lane)

@@ -105,7 +105,7 @@ def test_the_size_is_that_of_the_weights_behind_links(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "qwen3_vl", "vision_config": {}}, "reads pictures (vision_config"),
+        ({"model_type": "paligemma", "vision_config": {}}, "reads pictures (vision_config"),
         ({"model_type": "qwen2_audio", "audio_config": {}}, "reads sound"),
         ({"model_type": "whisper"}, "of type 'whisper', which no engine can serve"),
         ({"model_type": "cache"}, "of type 'cache', which no engine can serve"),

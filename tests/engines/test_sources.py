@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mlx_mcp.engines.sources import default_id, fetch, find
+from mlx_mcp.engines.sources import fetch, find
 from mlx_mcp.engines.starters import FILES, STARTERS
 from mlx_mcp.errors import ModelUnavailable
 from mlx_mcp.types import Loading
@@ -65,7 +65,7 @@ class Routes(BaseHTTPRequestHandler):
 
     def entry(self, name: str) -> dict[str, object]:
         data = Hub.files[name]
-        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324
+        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
     def answer(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -112,7 +112,6 @@ def test_a_directory_is_its_own_source(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     for source in (str(model), "./org/mine", "org/mine", "~/org/mine", "./org/../org/mine/"):
         assert fetch(source, tmp_path, ignore) == find(source, tmp_path) == model
-        assert default_id(source) == "mine"
 
 
 def test_a_starter_that_is_here_needs_no_download(tmp_path: Path) -> None:
@@ -122,7 +121,6 @@ def test_a_starter_that_is_here_needs_no_download(tmp_path: Path) -> None:
     for name in FILES:
         (path / name).touch()
     assert fetch(SMOLLM2, tmp_path, ignore) == find(SMOLLM2, tmp_path) == path
-    assert default_id(SMOLLM2) == "smollm2-135m-instruct"
 
 
 @pytest.mark.parametrize(
@@ -146,18 +144,10 @@ def test_a_starter_that_is_here_needs_no_download(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_source_is_refused_with_the_reason(tmp_path: Path, source: str, words: str) -> None:
-    for attempt in (
-        lambda: fetch(source, tmp_path, ignore),
-        lambda: find(source, tmp_path),
-        lambda: default_id(source),
-    ):
+    for attempt in (lambda: fetch(source, tmp_path, ignore), lambda: find(source, tmp_path)):
         with pytest.raises(ModelUnavailable) as caught:
             attempt()
         assert words in str(caught.value)
-
-
-def test_a_model_of_the_hub_is_served_under_its_id() -> None:
-    assert default_id("org/tiny") == default_id("org/tiny@v1.0") == "org/tiny"
 
 
 def test_a_model_of_the_hub_is_downloaded_once(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

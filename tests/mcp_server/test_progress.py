@@ -19,10 +19,10 @@ def test_each_kind_of_event_has_its_words() -> None:
     assert told == [
         "queued behind 3",
         "downloading",
-        None,
+        "x, 25 %",
         "started",
         "reading the prompt, 5 of 9 tokens",
-        "generating, 1 pieces",
+        "generating, 1 piece of text",
         None,
     ]
 
@@ -35,8 +35,8 @@ def test_one_kind_is_told_at_most_twice_a_second() -> None:
         told.append(narration.message(Text("a")))
         clock.now += 0.125
     assert [message for message in told if message] == [
-        "generating, 1 pieces",
-        "generating, 5 pieces",
-        "generating, 9 pieces",
+        "generating, 1 piece of text",
+        "generating, 5 pieces of text",
+        "generating, 9 pieces of text",
     ]
     assert narration.count == 3

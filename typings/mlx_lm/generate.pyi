@@ -106,9 +106,10 @@ class BatchGenerator:
         prefill_batch_size: int = 8,
         stream: mx.Stream | None = None,
     ) -> None: ...
-    def insert(
+    prompt_cache_nbytes: int
+    def insert_segments(
         self,
-        prompts: list[list[int]],
+        segments: list[list[list[int]]],
         max_tokens: list[int] | None = None,
         caches: list[list[Any] | None] | None = None,
         all_tokens: list[list[int]] | None = None,

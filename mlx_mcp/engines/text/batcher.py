@@ -24,8 +24,8 @@ class Batcher(BatchGenerator):
         slots: int,
         stream: mx.Stream,
         prefill_rows: int = 8,
-        busy_tokens: int = 256,
-        idle_tokens: int = 2048,
+        busy_tokens: int,
+        idle_tokens: int,
     ) -> None:
         """
         Args:

@@ -1,67 +1,77 @@
 """The engine: requests become rows of a batch, and the batch's tokens events."""
 
 import gc
-import json
 import random
 from typing import Any
 
-import jinja2
 import mlx.core as mx
-from mlx_lm import load
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from mlx_mcp.engines.arrays import evaluate
 from mlx_mcp.engines.base import Engine, EngineOptions, Key, Report
 from mlx_mcp.engines.text.batcher import Batcher
+from mlx_mcp.engines.text.model import TextModel, estimated_bytes
 from mlx_mcp.engines.text.penalties import penalties
-from mlx_mcp.engines.text.prompt_cache import PromptCache
+from mlx_mcp.engines.text.prompt_cache import Kind, PromptCache
 from mlx_mcp.engines.text.row import Row
 from mlx_mcp.engines.text.sampling import Draw, shape_of, with_defaults
 from mlx_mcp.engines.text.stops import StopText
-from mlx_mcp.errors import ContextOverflow, InvalidRequest, ModelUnavailable, NotCapable
-from mlx_mcp.types import Capability, ChatRequest, Event, Loading, Message, Progress
+from mlx_mcp.engines.text.template import boundaries, split, tokenize
+from mlx_mcp.engines.text.waiting import Waiting, find_leader
+from mlx_mcp.errors import ContextOverflow, PromptTooLarge
+from mlx_mcp.types import Capability, ChatRequest, Event, Failed, Loading, Progress
 
 SNAPSHOT_TOKENS = 64
 """Prompts with at least so many new tokens are cached before they have their answer."""
+BUSY_TOKENS = 256
+"""Prompt tokens read in one step while rows decode."""
+IDLE_TOKENS = 2048
+"""The same while none does; on a CPU larger steps are slower, and nobody is heard before they end."""
 
 
 class TextEngine(Engine[ChatRequest]):
     capabilities = frozenset({Capability.CHAT})
+    caches = True
 
     def __init__(self, options: EngineOptions) -> None:
         self.slots = options.slots
         self.context_length = options.context_length
+        self.info = options.info
+        self.estimated_bytes = estimated_bytes(options)
         self._options = options
         self._rows: dict[int, Row] = {}
+        self._reading: dict[int, Row] = {}  #: those of the rows whose prompts are not read yet
         self._uids: dict[Key, int] = {}
-        self._model: Any = None
-        self._tokenizer: TokenizerWrapper
-        self._batch: Batcher
-        self._cache: PromptCache
-        self._generation_config: dict[str, Any] = {}
+        self._waiting: dict[Key, Waiting] = {}
+        self._loaded: TextModel | None = None
+        self._batch: Batcher | None = None
+        self._cache = PromptCache(0)
 
     def load(self, report: Report) -> None:
-        path = self._options.path
         report(Loading("reading the weights"))
-        self._model, self._tokenizer = load(str(path), lazy=True)
-        if mx.default_device() == mx.cpu:  # float32 is the only type whose matrix products are fast there
-            self._model.set_dtype(mx.float32)
-        evaluate(self._model.parameters())
-        if not all(hasattr(layer, "merge") for layer in make_prompt_cache(self._model)):
-            raise ModelUnavailable(f"{path} has a prompt cache of a kind that cannot be batched.")
-        config = path / "generation_config.json"
-        self._generation_config = json.loads(config.read_text()) if config.exists() else {}
+        self._loaded = TextModel.load(self._options)
+        self.weights_bytes = self._loaded.weights_bytes
         self._open()
+
+    @property
+    def _model(self) -> TextModel:
+        assert self._loaded, "the model is not in memory"  # noqa: S101
+        return self._loaded
+
+    @property
+    def _rows_in(self) -> Batcher:
+        assert self._batch, "the model is not in memory"  # noqa: S101
+        return self._batch
 
     def _open(self) -> None:
         self._cache = PromptCache(self._options.prompt_cache_bytes)
+        device = mx.default_device()
         self._batch = Batcher(
-            self._model,
-            stop_tokens=[[token] for token in self._tokenizer.eos_token_ids],
+            self._model.model,
+            stop_tokens=[[token] for token in self._model.tokenizer.eos_token_ids],
             slots=self.slots,
-            stream=mx.default_stream(mx.default_device()),
+            stream=mx.default_stream(device),
+            busy_tokens=BUSY_TOKENS,
+            idle_tokens=BUSY_TOKENS if device == mx.cpu else IDLE_TOKENS,
         )
 
     def reset(self) -> None:
@@ -70,15 +80,18 @@ class TextEngine(Engine[ChatRequest]):
         self._open()
 
     def _close(self) -> None:
-        self._rows.clear()
-        self._uids.clear()
-        self._batch.close()
+        for held in (self._rows, self._reading, self._uids, self._waiting):
+            held.clear()
+        if self._batch:
+            self._batch.close()
+            self._batch = None
+        self._cache = PromptCache(0)
+        self.cache_bytes = 0
 
     def unload(self) -> None:
-        if self._model is not None:
-            self._close()
-            del self._batch, self._cache, self._tokenizer
-            self._model = None
+        self._close()
+        self._loaded = None
+        self.weights_bytes = 0
         gc.collect()
         mx.clear_cache()
 
@@ -86,59 +99,127 @@ class TextEngine(Engine[ChatRequest]):
         mx.synchronize()
         mx.clear_streams()
 
+    def trim(self, target_bytes: int) -> None:
+        self._cache.trim(target_bytes - (self.cache_bytes - self._cache.nbytes))
+        self._weigh()
+        mx.clear_cache()
+
     def add(self, key: Key, request: ChatRequest) -> None:
-        prompt = self._tokenize(request.messages)
+        prompt = tokenize(self._model.tokenizer, request.messages)
         max_tokens = request.max_tokens or self._options.default_max_tokens
         if self.context_length:
             if len(prompt) >= self.context_length:
                 raise ContextOverflow(len(prompt), self.context_length)
             max_tokens = min(max_tokens, self.context_length - len(prompt))
-        sampling = with_defaults(request.sampling, self._generation_config)
+        waiting = Waiting(key, request, prompt, max_tokens)
+        self._check_memory(waiting)
+        self._waiting[key] = waiting
+        self._start_waiting()
+
+    def _check_memory(self, waiting: Waiting) -> None:
+        """Raises: PromptTooLarge, when even an engine that does nothing else could not hold it."""
+        need = self._model.cost.of(waiting.tokens)
+        if self.allowance_bytes is not None and need > self.allowance_bytes:
+            raise PromptTooLarge(need, self.allowance_bytes)
+
+    def _start_waiting(self) -> None:
+        """Those who need not wait any more, in the order of arrival; nobody overtakes one who waits for memory."""
+        for waiting in list(self._waiting.values()):
+            if waiting.leader in self._reading and self._reading[waiting.leader].read < waiting.needs:
+                continue
+            if not self._has_room(waiting):
+                return
+            cache, rest = self._cache.fetch(waiting.prompt)
+            cached = len(waiting.prompt) - len(rest)
+            if found := find_leader(waiting.prompt, cached, self._reading):
+                waiting.leader, waiting.needs = found
+                if self._reading[waiting.leader].read < waiting.needs:
+                    continue
+            del self._waiting[waiting.key]
+            self._insert(waiting, cache, cached)
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        """Whether the row fits beside the others, all at their full length; cached prompts make room for it."""
+        if self.allowance_bytes is None:
+            return True
+        room = self.allowance_bytes - self._held(waiting.tokens)
+        if room >= 0:
+            self._cache.trim(room)
+        return room >= 0
+
+    def _held(self, *more: int) -> int:
+        """Bytes of the rows, and of more of so many tokens: each as wide as the longest, since they are one batch."""
+        tokens = [*(row.tokens for row in self._rows.values()), *more]
+        return len(tokens) * self._model.cost.of(max(tokens, default=0))
+
+    def _keep(self, cache: list[Any], tokens: list[int], kind: Kind) -> None:
+        self._cache.keep(cache, tokens, kind)
+        if self.allowance_bytes is not None:
+            self._cache.trim(self.allowance_bytes - self._held())
+
+    def _insert(self, waiting: Waiting, cache: list[Any] | None, cached: int) -> None:
+        request, prompt, model = waiting.request, waiting.prompt, self._model
+        sampling = with_defaults(request.sampling, model.generation_config, self._options.sampling)
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        cache, rest = self._cache.fetch(prompt)
-        cached = len(prompt) - len(rest)
-        (uid,) = self._batch.insert(
-            [rest],
-            max_tokens=[max_tokens],
+        places = [] if model.trimmable else boundaries(model.tokenizer, request.messages, prompt)
+        (uid,) = self._rows_in.insert_segments(
+            [split(prompt, cached, places)],
+            max_tokens=[waiting.max_tokens],
             caches=[cache],
             all_tokens=[prompt[:cached]],
             samplers=[Draw(shape_of(sampling), seed)],
             logits_processors=[penalties(sampling, len(prompt))],
         )
-        self._rows[uid] = Row(key, len(prompt), cached, self._tokenizer.detokenizer, StopText(request.stop))
-        self._uids[key] = uid
-
-    def _tokenize(self, messages: tuple[Message, ...]) -> list[int]:
-        """Raises: NotCapable without a chat template, InvalidRequest when the template refuses the messages."""
-        if not self._tokenizer.has_chat_template:
-            raise NotCapable("This model has no chat template: it is not made for conversations.", param="model")
-        turns = [
-            {"role": m.role, "content": m.content} | ({"name": m.name} if m.name is not None else {}) for m in messages
-        ]
-        try:
-            return list(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True))
-        except jinja2.TemplateError as exc:
-            raise InvalidRequest(f"The model's chat template refuses the messages: {exc}", param="messages") from exc
+        row = Row(waiting.key, prompt, waiting.tokens, cached, model.tokenizer.detokenizer, StopText(request.stop))
+        self._rows[uid] = self._reading[uid] = row
+        self._uids[waiting.key] = uid
+        self.cached_tokens += cached
 
     def step(self) -> list[tuple[Key, Event]]:
-        prompts, tokens = self._batch.next()
+        if not self._rows:
+            return self._start_or_fail()
+        prompts, tokens = self._rows_in.next()
         events = [self._progress(response) for response in prompts]
         for response in tokens:
             events += self._decoded(response)
+        if self._waiting:
+            self._start_waiting()
+        self._weigh()
+        return events
+
+    def _start_or_fail(self) -> list[tuple[Key, Event]]:
+        """With no row inside, all that can be missing is memory, and nobody is left to give it."""
+        events: list[tuple[Key, Event]] = []
+        for waiting in list(self._waiting.values()):
+            try:
+                self._check_memory(waiting)
+            except PromptTooLarge as exc:  # what was allowed has shrunk since it came
+                del self._waiting[waiting.key]
+                events.append((waiting.key, Failed(exc)))
+        self._start_waiting()
         return events
 
     def _progress(self, response: PromptProcessingBatch.Response) -> tuple[Key, Event]:
         row = self._rows[response.uid]
         done, total = response.progress
-        if response.end_of_prompt and total >= SNAPSHOT_TOKENS:
-            self._cache.keep(*self._batch.extract_cache([response.uid])[response.uid])
-        return row.key, Progress(row.cached + done, row.cached + total)
+        row.read = row.cached + done
+        wanted = any(waiting.leader == response.uid and row.read >= waiting.needs for waiting in self._waiting.values())
+        if response.end_of_prompt:
+            self._reading.pop(response.uid, None)
+            if wanted or total >= SNAPSHOT_TOKENS:
+                self._snapshot(response.uid, "user")
+        elif wanted or (response.end_of_segment and not self._model.trimmable):
+            self._snapshot(response.uid, "system")
+        return row.key, Progress(row.read, len(row.prompt))
+
+    def _snapshot(self, uid: int, kind: Kind) -> None:
+        self._keep(*self._rows_in.extract_cache([uid])[uid], kind)
 
     def _decoded(self, response: GenerationBatch.Response) -> list[tuple[Key, Event]]:
         row = self._rows[response.uid]
         events, finish = row.feed(response.token, response.finish_reason)
         if response.prompt_cache is not None and response.all_tokens is not None:
-            self._cache.keep(response.prompt_cache, response.all_tokens)
+            self._keep(response.prompt_cache, response.all_tokens, "assistant")
         elif finish:
             self._remove(response.uid)
         if finish:
@@ -146,15 +227,22 @@ class TextEngine(Engine[ChatRequest]):
         return [(row.key, event) for event in events]
 
     def drop(self, key: Key) -> None:
+        self._waiting.pop(key, None)
         if (uid := self._uids.get(key)) is not None:
             self._remove(uid)
             self._forget(uid)
+            self._weigh()
 
     def _remove(self, uid: int) -> None:
         """Out of the batch; what was computed for it goes to the prompt cache."""
-        cache, tokens = self._batch.remove([uid], return_prompt_caches=True)[uid]
+        cache, tokens = self._rows_in.remove([uid], return_prompt_caches=True)[uid]
         if len(tokens) > self._rows[uid].cached:
-            self._cache.keep(cache, tokens)
+            self._keep(cache, tokens, "assistant")
 
     def _forget(self, uid: int) -> None:
+        self._reading.pop(uid, None)
         del self._uids[self._rows.pop(uid).key]
+
+    def _weigh(self) -> None:
+        if self._batch:
+            self.cache_bytes = self._cache.nbytes + self._batch.prompt_cache_nbytes

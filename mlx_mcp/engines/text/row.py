@@ -12,11 +12,15 @@ from mlx_mcp.types import Done, Event, Text, Usage
 @dataclass(slots=True)
 class Row:
     key: Key
-    prompt_tokens: int
+    prompt: list[int]
+    tokens: int
+    """That it may come to hold, its answer included."""
     cached: int
     """Tokens of the prompt that came from the prompt cache."""
     detokenizer: StreamingDetokenizer
     stop: StopText
+    read: int = 0
+    """Tokens of the prompt whose keys and values are there by now."""
     produced: int = 0
 
     def feed(self, token: int, finish: str | None) -> tuple[list[Event], str | None]:
@@ -32,5 +36,5 @@ class Row:
         finish = "stop" if stopped else finish
         events: list[Event] = [Text(text)] if text else []
         if finish:
-            events.append(Done(finish, Usage(self.prompt_tokens, self.produced, self.cached)))
+            events.append(Done(finish, Usage(len(self.prompt), self.produced, self.cached)))
         return events, finish

@@ -3,18 +3,23 @@
 
 class StopText:
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
+        self._stops = tuple(stop for stop in stops if stop)
         self._held: str = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """What may be shown, and whether a stop string ended it. Holds back what may become one."""
+        """
+        What may be shown, and whether a stop string ended it. Holds back what may become one.
+
+        Of several stop strings the one that is complete first ends the text, however the text is cut into pieces.
+        """
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            _, at = min(found)
+            return text[:at], True
         keep = max(self._overlap(text, stop) for stop in self._stops)
         cut = len(text) - keep
         self._held = text[cut:]
