@@ -46,7 +46,7 @@ class Process:
         self._stopping = anyio.Event()
 
     async def serve(self) -> None:
-        """HTTP alone; the first model and the pinned ones are loaded at once. Raises: SettingsError: the port is taken."""
+        """HTTP alone; the first model and the pinned ones are loaded at once. Raises: SettingsError on a taken port."""
         listener = _listen(self._settings)
         gateway = self._runtime.gateway
         with show_loads(gateway.models()):

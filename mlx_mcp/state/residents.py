@@ -74,6 +74,10 @@ class Stay:
         return self.thread is not None and not (self.leases or self.waiting or self.leave.is_set())
 
 
+class _Unwanted(Exception):
+    """Who had waited for the load has left."""
+
+
 @dataclass(slots=True)
 class Counts:
     """Of one model, since the process began."""
@@ -185,11 +189,13 @@ class Residents(AsyncContextManagerMixin):
                 logger.info("%s is loaded after %.1f s", name, stay.last_used - began)
                 stay.ready.set()
                 await self._until_it_goes(stay)
+        except _Unwanted:
+            logger.info("%s was not loaded: nobody waits for it any more", name)
         except ModelUnavailable as exc:
             stay.failure = _without_traceback(exc)
             logger.error("%s", stay.failure)
         except Exception as exc:  # a library's own; those who wait for the model get to know
-            logger.exception("%s could not be loaded", name)
+            logger.exception("%s could not be loaded: %s", name, exc)
             stay.failure = ModelUnavailable(f"{name} could not be loaded: {exc}")
         finally:
             self._gone(stay, report, time.monotonic() - began)
@@ -228,7 +234,7 @@ class Residents(AsyncContextManagerMixin):
 
         Raises:
             ModelTooLarge: The budget can never hold it.
-            ModelUnavailable: Nobody waits for it any more.
+            _Unwanted: Nobody waits for it any more.
         """
         async with self._door:
             pinned = sum(s.weights_bytes for s in self._stays if s is not stay and s.settings.pin)
@@ -237,7 +243,7 @@ class Residents(AsyncContextManagerMixin):
             began = time.monotonic()
             while (short := self.used + need - self.budget) > 0:
                 if not (stay.waiting or stay.wanted):
-                    raise ModelUnavailable(f"{stay.settings.name} was not loaded: nobody waits for it any more.")
+                    raise _Unwanted
                 if await self._free(short):
                     continue
                 report(Loading(f"waiting for {short / 1e6:,.0f} MB that other models use"))

@@ -28,7 +28,8 @@ class Ticket(AsyncContextManagerMixin):
         self.scope = CancelScope(deadline=deadline)
         self._reason: MlxMcpError | None = None
         self._error: MlxMcpError | None = None
-        self._events: deque[Event] = deque()
+        self._events: deque[Event | list[str]] = deque()
+        """Undelivered; pieces of text that came in a row are one list."""
         self._admitted = anyio.Event()
         self._ended = anyio.Event()
         self._news = anyio.Event()
@@ -94,16 +95,23 @@ class Ticket(AsyncContextManagerMixin):
                 raise StopAsyncIteration
             self._news = anyio.Event()
             await self._news.wait()
-        return self._events.popleft()
+        event = self._events.popleft()
+        return Text("".join(event)) if isinstance(event, list) else event
 
     # The scheduler's side.
 
     def put(self, event: Event) -> None:
         self.result.add(event)
-        if self._events and (merged := _merge(self._events[-1], event)):
-            self._events[-1] = merged
-        else:
-            self._events.append(event)
+        last = self._events[-1] if self._events else None
+        match last, event:
+            case list(), Text(text):
+                last.append(text)
+            case _, Text(text):
+                self._events.append([text])
+            case (Queued(), Queued()) | (Loading(), Loading()) | (Progress(), Progress()):
+                self._events[-1] = event
+            case _:
+                self._events.append(event)
         self._news.set()
         if isinstance(event, Started):
             self._admitted.set()
@@ -114,14 +122,3 @@ class Ticket(AsyncContextManagerMixin):
         self._admitted.set()
         self._ended.set()
         self._news.set()
-
-
-def _merge(last: Event, event: Event) -> Event | None:
-    """One event for two that nobody has read yet, or None where both must be seen."""
-    match last, event:
-        case Text(), Text():
-            return Text(last.text + event.text)
-        case (Queued(), Queued()) | (Loading(), Loading()) | (Progress(), Progress()):
-            return event
-        case _:
-            return None
