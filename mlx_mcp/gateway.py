@@ -9,11 +9,11 @@ from mlx_mcp.state.history import History
 from mlx_mcp.state.jobs import Job, Refusal
 from mlx_mcp.state.models import Model, Models
 from mlx_mcp.state.results import Results
-from mlx_mcp.state.scheduler import QueueStats, Scheduler
+from mlx_mcp.state.scheduler import QueueStats, Scheduler, Wait
 from mlx_mcp.state.ticket import Ticket
 from mlx_mcp.types import Capability, ChatRequest, Message, Origin, Request, Result
 
-__all__ = ["Gateway", "Health", "Job", "Model", "QueueStats", "Ticket"]
+__all__ = ["Gateway", "Health", "Job", "Model", "QueueStats", "Ticket", "Wait"]
 
 
 WARM_UP: dict[Capability, Callable[[str], Request]] = {
@@ -182,6 +182,10 @@ class Gateway:
             InvalidRequest: The alias is a model's own name.
         """
         return self._models.set_alias(alias, name)
+
+    def waits_of(self, model: Model) -> list[Wait]:
+        """The jobs that wait for the model, in the order in which they will go."""
+        return self._scheduler.waits(model)
 
     def stop(self) -> None:
         """Refuse what comes from now on, and interrupt what is there: the first step of a shutdown."""

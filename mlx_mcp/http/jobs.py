@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from mlx_mcp.gateway import Gateway
+from mlx_mcp.gateway import Gateway, Wait
 
 
 def register(router: APIRouter, gateway: Gateway) -> None:
@@ -14,4 +14,20 @@ def register(router: APIRouter, gateway: Gateway) -> None:
         """How many requests run and wait, in all and for each model."""
         total = asdict(gateway.queue())
         del total["slots"]
-        return total | {"models": {model.id: asdict(gateway.queue_of(model)) for model in gateway.models()}}
+        models = {
+            model.id: asdict(gateway.queue_of(model))
+            | {"waiting": [describe(wait) for wait in gateway.waits_of(model)]}
+            for model in gateway.models()
+        }
+        return total | {"models": models}
+
+
+def describe(wait: Wait) -> dict[str, Any]:
+    return {
+        "id": wait.job.id,
+        "request_id": wait.job.request_id,
+        "priority": wait.job.priority,
+        "ahead": wait.ahead,
+        "estimate_s": wait.estimate_s,
+        "waits_for": wait.waits_for,
+    }

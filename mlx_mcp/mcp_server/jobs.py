@@ -26,6 +26,9 @@ class JobStatus(BaseModel):
     status: str = Field(description="queued, running, succeeded, failed, cancelled, expired or interrupted")
     created_at: str
     error: str | None
+    ahead: int | None = Field(default=None, description="While queued: how many jobs go before it.")
+    estimate_s: float | None = Field(default=None, description="Seconds until it is worked on, roughly.")
+    waits_for: str | None = Field(default=None, description="What it waits for.")
 
 
 class QueueStatus(BaseModel):
@@ -54,11 +57,13 @@ def register(server: MCPServer, gateway: Gateway) -> None:
                 ModelQueue(model=name, running=queue.running, queued=queue.queued, slots=queue.slots)
                 for name, queue in queues.items()
             ],
-            job=describe(await gateway.job(job_id)) if job_id else None,
+            job=describe(await gateway.job(job_id), gateway) if job_id else None,
         )
 
 
-def describe(job: Job) -> JobStatus:
+def describe(job: Job, gateway: Gateway) -> JobStatus:
+    waits = gateway.waits_of(gateway.model(job.model))
+    wait = next((wait for wait in waits if wait.job.id == job.id), None)
     return JobStatus(
         id=job.id,
         kind=job.kind,
@@ -66,4 +71,7 @@ def describe(job: Job) -> JobStatus:
         status=job.status,
         created_at=job.created_at.isoformat(),
         error=job.error_message,
+        ahead=wait.ahead if wait else None,
+        estimate_s=wait.estimate_s if wait else None,
+        waits_for=wait.waits_for if wait else None,
     )

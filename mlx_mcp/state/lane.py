@@ -62,11 +62,26 @@ class Lane:
             self._ends.clear()
 
     def retry_after_s(self) -> float:
-        """Seconds until the queue has probably moved by one, from the rate at which jobs have ended lately."""
+        """Seconds until the queue has probably moved by one."""
+        interval = self._interval_s()
+        return UNMEASURED_RETRY_S if interval is None else float(min(60, max(1, math.ceil(interval))))
+
+    def estimate_s(self, ahead: int) -> float | None:
+        """Seconds until who has so many ahead is probably worked on; None before there is anything to go by."""
+        interval = self._interval_s()
+        return None if interval is None else round((ahead + 1) * interval, 1)
+
+    def _interval_s(self) -> float | None:
+        """Between two ends of jobs, on the average of the last ones."""
         if len(self._ends) < MEASURABLE:
-            return UNMEASURED_RETRY_S
-        interval = (self._clock() - self._ends[0]) / len(self._ends)
-        return float(min(60, max(1, math.ceil(interval))))
+            return None
+        return (self._clock() - self._ends[0]) / len(self._ends)
+
+    def queued(self) -> list[Job]:
+        """Those that no engine works on yet, in the order in which they will go."""
+        inside = [ticket for ticket in self._members.values() if ticket in self._inside]
+        waiting = [ticket for _, _, ticket, _ in sorted(self._waiting)]
+        return [ticket.job for ticket in (*inside, *waiting) if ticket.job.started_at is None]
 
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncGenerator[None]:

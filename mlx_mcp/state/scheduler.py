@@ -25,6 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A job that waits."""
+
+    job: Job
+    ahead: int
+    """Jobs that go before it."""
+    estimate_s: float | None
+    """Until it is worked on; None before there is anything to go by."""
+    waits_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
     """Of one model, or of all."""
 
@@ -90,6 +102,14 @@ class Scheduler(AsyncContextManagerMixin):
         lane = self._lanes[model.id]
         return _stats(lane.jobs, lane.max_queued, model.slots)
 
+    def waits(self, model: Model) -> list[Wait]:
+        """Of one model, in the order in which they will go."""
+        lane = self._lanes[model.id]
+        return [
+            Wait(job=job, ahead=ahead, estimate_s=lane.estimate_s(ahead), waits_for=_missing(model))
+            for ahead, job in enumerate(lane.queued())
+        ]
+
     def total(self) -> QueueStats:
         jobs = [ticket.job for ticket in self._tickets.values()]
         return _stats(jobs, sum(lane.max_queued for lane in self._lanes.values()), None)
@@ -147,6 +167,12 @@ class Scheduler(AsyncContextManagerMixin):
     def _change(self, ticket: Ticket, job: Job) -> None:
         ticket.job = job
         self._history.record(job)
+
+
+def _missing(model: Model) -> str:
+    if model.loading:
+        return f"the model: {model.loading.what}"
+    return "a free slot" if model.thread else "the model, which is not in memory"
 
 
 def _stats(jobs: list[Job], max_queued: int, slots: int | None) -> QueueStats:

@@ -83,4 +83,7 @@ async def test_queue_stats_count_what_runs_and_waits(
     assert (stats["running"], stats["queued"]) == (1, 1)
     assert stats["oldest_wait_s"] > 0
     assert stats["models"]["echo"]["slots"] == 1
+    (wait,) = stats["models"]["echo"]["waiting"]
+    assert (wait["ahead"], wait["estimate_s"], wait["waits_for"]) == (0, None, "a free slot")
+    assert wait["id"].startswith("job_")
     assert stats["models"]["endless"]["slots"] is None

@@ -137,6 +137,21 @@ async def test_queue_status_finds_a_job(mcp: Client) -> None:
     assert result.structured_content["job"]["status"] == "succeeded"
 
 
+async def test_queue_status_tells_a_waiting_job_its_place(mcp: Client, gateway: Gateway, echo: EchoEngine) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(mcp.call_tool, "chat", {"prompt": "wait"})
+        with anyio.fail_after(5):
+            while gateway.queue().queued < 2 or not gateway.queue().running:
+                await anyio.sleep(0.005)
+        last = (await gateway.recent_jobs())[0]
+        result = await mcp.call_tool("queue_status", {"job_id": last.id})
+        echo.gate.set()
+    assert result.structured_content is not None
+    job = result.structured_content["job"]
+    assert (job["status"], job["ahead"], job["waits_for"]) == ("queued", 1, "a free slot")
+
+
 async def test_the_server_names_itself(gateway: Gateway) -> None:
     async with Client(build_server(gateway)) as mcp:
         assert mcp.server_info is not None
