@@ -1,10 +1,12 @@
 """
-mlx-lm's continuous batching, with one difference.
+mlx-lm's continuous batching, with two differences.
 
-A call of `next` decodes or prefills, never both, so that decoded tokens do not wait for a prefill; and a prompt
-whose prefill is over joins the decoding rows at once.
+1. A call of `next` decodes or prefills, never both, so that decoded tokens do not wait for a prefill; and a prompt
+   whose prefill is over joins the decoding rows at once.
+2. While rows decode, prefills take no more than their share of the time, however long the prompts are.
 """
 
+import time
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -13,6 +15,10 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 from mlx_mcp.engines.text.rows import Prompts, Rows
 
 SMALLEST_CHUNK = 32
+DECODE_SHARE = 0.7
+"""Of the time while both go on."""
+MOST_CREDIT_S = 1.0
+"""Time that rows have decoded alone, for which newcomers may be read without a pause."""
 
 
 class Batcher(BatchGenerator):
@@ -43,7 +49,8 @@ class Batcher(BatchGenerator):
         self._busy_tokens, self._idle_tokens = busy_tokens, idle_tokens
         self._prompt_batch = Prompts.empty(model, self.sampler, idle_tokens)
         self._generation_batch = Rows.empty(model, self.sampler)
-        self._prefilled = False
+        self._debt_s = 0.0
+        """Decoding that is owed before the next prefill; below zero it is a credit."""
 
     def _next(self) -> tuple[list[PromptProcessingBatch.Response], list[GenerationBatch.Response]]:
         rows = self._generation_batch
@@ -51,11 +58,16 @@ class Batcher(BatchGenerator):
         n = min(self.prefill_batch_size - len(self._prompt_batch), room, len(self._unprocessed_sequences))
         if n > 0:
             self._prompt_batch.extend(self._make_batch(n))
-        if len(rows) and (self._prefilled or not self._currently_processing):
-            self._prefilled = False
-            return [], rows.next()
-        self._prefilled = True
-        return self._prefill(self._busy_tokens if len(rows) else self._idle_tokens) + self._join(), []
+        began = time.perf_counter()
+        if len(rows) and (self._debt_s > 0 or not self._currently_processing):
+            tokens = rows.next()
+            self._debt_s = max(self._debt_s - (time.perf_counter() - began), -MOST_CREDIT_S)
+            return [], tokens
+        if not len(rows):
+            return self._prefill(self._idle_tokens) + self._join(), []
+        responses = self._prefill(self._busy_tokens)
+        self._debt_s += (time.perf_counter() - began) * DECODE_SHARE / (1 - DECODE_SHARE)
+        return responses + self._join(), []
 
     def _prefill(self, budget: int) -> list[PromptProcessingBatch.Response]:
         chunk = max(SMALLEST_CHUNK, budget // max(1, len(self._currently_processing)))

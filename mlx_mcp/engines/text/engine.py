@@ -22,10 +22,10 @@ from mlx_mcp.types import Capability, ChatRequest, Event, Failed, Loading, Progr
 
 SNAPSHOT_TOKENS = 64
 """Prompts with at least so many new tokens are cached before they have their answer."""
-BUSY_TOKENS = 256
-"""Prompt tokens read in one step while rows decode."""
-IDLE_TOKENS = 2048
-"""The same while none does; on a CPU larger steps are slower, and nobody is heard before they end."""
+BUSY_TOKENS, IDLE_TOKENS = 256, 2048
+"""Prompt tokens read in one step, while rows decode and while none does."""
+CPU_BUSY_TOKENS, CPU_IDLE_TOKENS = 64, 512
+"""The same on a CPU, where larger steps are no faster, and nobody is heard before they end."""
 
 
 class TextEngine(Engine[ChatRequest]):
@@ -70,8 +70,8 @@ class TextEngine(Engine[ChatRequest]):
             stop_tokens=[[token] for token in self._model.tokenizer.eos_token_ids],
             slots=self.slots,
             stream=mx.default_stream(device),
-            busy_tokens=BUSY_TOKENS,
-            idle_tokens=BUSY_TOKENS if device == mx.cpu else IDLE_TOKENS,
+            busy_tokens=CPU_BUSY_TOKENS if device == mx.cpu else BUSY_TOKENS,
+            idle_tokens=CPU_IDLE_TOKENS if device == mx.cpu else IDLE_TOKENS,
         )
 
     def reset(self) -> None:
