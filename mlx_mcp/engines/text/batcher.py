@@ -19,6 +19,8 @@ DECODE_SHARE = 0.7
 """Of the time while both go on."""
 MOST_CREDIT_S = 1.0
 """Time that rows have decoded alone, for which newcomers may be read without a pause."""
+ONE_STEP_S = 1e-6
+"""A debt that the next decode pays."""
 
 
 class Batcher(BatchGenerator):
@@ -65,9 +67,12 @@ class Batcher(BatchGenerator):
             return [], tokens
         if not len(rows):
             return self._prefill(self._idle_tokens) + self._join(), []
-        responses = self._prefill(self._busy_tokens)
-        self._debt_s += (time.perf_counter() - began) * DECODE_SHARE / (1 - DECODE_SHARE)
-        return responses + self._join(), []
+        responses = self._prefill(self._busy_tokens) + self._join()
+        if self._currently_processing:  # a long prompt; the end of a short one brings a row into every step
+            self._debt_s += (time.perf_counter() - began) * DECODE_SHARE / (1 - DECODE_SHARE)
+        else:
+            self._debt_s = max(self._debt_s, ONE_STEP_S)
+        return responses, []
 
     def _prefill(self, budget: int) -> list[PromptProcessingBatch.Response]:
         chunk = max(SMALLEST_CHUNK, budget // max(1, len(self._currently_processing)))
