@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
 
 from mlx_mcp.engines.base import Engine, EngineOptions, Key, Report
+from mlx_mcp.engines.memory import return_freed
 from mlx_mcp.engines.text.batcher import Batcher
 from mlx_mcp.engines.text.model import TextModel, estimated_bytes
 from mlx_mcp.engines.text.penalties import penalties
@@ -94,6 +95,7 @@ class TextEngine(Engine[ChatRequest]):
         self.weights_bytes = 0
         gc.collect()
         mx.clear_cache()
+        return_freed()
 
     def leave_thread(self) -> None:
         mx.synchronize()
