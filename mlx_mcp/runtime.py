@@ -42,7 +42,13 @@ class Runtime(AsyncContextManagerMixin):
         self.metrics = Metrics([model.id for model in self._models], self._figures, version=__version__)
         self._history = History(MemoryStore(), observers=(log_job, self.metrics.observe))
         results = Results()
-        self._scheduler = Scheduler(self._models, self._history, results, queue_size=settings.queue_size)
+        self._scheduler = Scheduler(
+            self._models,
+            self._history,
+            results,
+            queue_size=settings.queue_size,
+            max_concurrency=settings.max_concurrency,
+        )
         self.gateway = Gateway(self._models, self._scheduler, self._history, results, timeout_s=settings.queue_timeout)
 
     @asynccontextmanager

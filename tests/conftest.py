@@ -51,7 +51,7 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings() -> Settings:
     models = [ModelSettings(id=name, source=f"/models/{name}") for name in ("echo", "endless", "missing")]
-    return Settings(models=tuple(models), queue_size=2, queue_timeout=20, keep_alive=0.2)
+    return Settings(models=tuple(models), queue_size=2, max_concurrency=1, queue_timeout=20, keep_alive=0.2)
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import os
 import socket
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import anyio
 import typer
 from rich.console import Console
 
 from mlx_mcp.cli import options
+from mlx_mcp.errors import MlxMcpError
 
 QUESTION = "What is the capital of France?"
 START_S = 60
@@ -23,7 +24,16 @@ def demo(
     models: options.Models = None,
 ) -> None:
     """Start the server, ask a model through each of its doors, and show what came back."""
-    anyio.run(_demo, question, models or [])
+    from mcp import MCPError  # noqa: PLC0415 - a second of imports
+    from openai import OpenAIError  # noqa: PLC0415
+
+    try:
+        anyio.run(_demo, question, models or [])
+    except BaseExceptionGroup as group:
+        known, unknown = group.split((OpenAIError, MCPError, DemoFailed))
+        if known is None or unknown is not None:
+            raise
+        raise MlxMcpError(f"the demo failed: {_innermost(known)}") from None
 
 
 async def _demo(question: str, models: list[str]) -> None:
@@ -69,14 +79,19 @@ async def _ask_over_mcp(console: Console, mcp: Any, question: str) -> None:
     reply = result.structured_content
     if result.is_error or reply is None:
         text = " ".join(block.text for block in result.content if isinstance(block, TextContent))
-        raise typer.Exit(_complain(text))
+        raise DemoFailed(text)
     seconds = time.monotonic() - began
     _show(console, "MCP, tool chat over stdio", question, reply["text"], reply["model"], reply["job_id"], seconds)
 
 
-def _complain(text: str) -> int:
-    typer.echo(f"mlx-mcp: {text}", err=True)
-    return 1
+class DemoFailed(Exception):
+    """A tool answered with an error."""
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 def _show(console: Console, door: str, question: str, answer: str, model: str, job_id: str, seconds: float) -> None:

@@ -57,6 +57,8 @@ class Engine(ABC, Generic[R]):
     """Whether it keeps anything that grows with its requests."""
     cache_bytes: int = 0
     """What that weighs now."""
+    committed_bytes: int = 0
+    """What its running requests may make of that, and what no trimming gives back."""
     allowance_bytes: int | None = None
     """How much it may weigh. Set from outside, at any time, from another thread; None is no limit."""
     cached_tokens: int = 0

@@ -87,6 +87,7 @@ class EngineThread(AsyncContextManagerMixin):
         self._outbox: list[tuple[Key, Event]] = []
         self._outbox_lock = threading.Lock()
         self._leaving = False
+        self._trims: set[asyncio.Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop
         self._made: asyncio.Future[Engine[Any]]
         self._opened: asyncio.Future[Engine[Any]]
@@ -120,6 +121,8 @@ class EngineThread(AsyncContextManagerMixin):
             self._commands.put(Stop())
             with CancelScope(shield=True):
                 await to_thread.run_sync(thread.join, patience_s)
+            for answered in self._trims:  # that came too late
+                _answer(answered)
             for key in list(self._listeners):  # of a thread that was left behind
                 self._end(key, ShuttingDown())
 
@@ -158,13 +161,15 @@ class EngineThread(AsyncContextManagerMixin):
 
     async def trim(self, target_bytes: int) -> int:
         """Have cached things given back until no more than so many bytes are left. Bytes that are left."""
+        if self._leaving:
+            return 0
         answered: asyncio.Future[None] = self._loop.create_future()
-
-        def answer() -> None:
-            self._on_loop(lambda: None if answered.done() else answered.set_result(None))
-
-        self._commands.put(Trim(target_bytes, answer))
-        await answered
+        self._trims.add(answered)
+        self._commands.put(Trim(target_bytes, lambda: self._on_loop(_answer, answered)))
+        try:
+            await answered
+        finally:
+            self._trims.discard(answered)
         return self.engine.cache_bytes
 
     def health(self) -> EngineHealth:
@@ -253,3 +258,8 @@ class EngineThread(AsyncContextManagerMixin):
             self._loop.call_soon_threadsafe(fn, *args)
         except RuntimeError:  # the loop is closed: nobody is left to hear it
             return
+
+
+def _answer(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

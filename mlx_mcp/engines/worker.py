@@ -78,19 +78,11 @@ class Worker:
             self._admit()
             if self._active:
                 self._guard(self._step)
-        self._answer_trims()
         for leave in (self._engine.unload, self._engine.leave_thread):
             try:
                 leave()
             except FAULTS:
                 logger.exception("%s failed as it was unloaded", self._name)
-
-    def _answer_trims(self) -> None:
-        """Of those who asked too late."""
-        while not self._commands.empty():
-            command = self._commands.get()
-            if isinstance(command, Trim):
-                command.answer()
 
     def _obey_or_wait(self) -> bool:
         """Obey what has been asked; wait for it when there is nothing else to do. False at the end."""
@@ -138,7 +130,7 @@ class Worker:
             self._fail([add.key], exc)
         except FAULTS as exc:
             logger.exception("%s could not take a request in", self._name)
-            self._fail([add.key], _engine_failed(exc))
+            self._fail([add.key], _engine_failed(exc, "The engine could not take this request in; its log says why."))
         else:
             self._active.add(add.key)
             self._publish([(add.key, Started())])
@@ -179,7 +171,7 @@ class Worker:
             self._publish([(key, Failed(error)) for key in keys])
 
 
-def _engine_failed(exc: BaseException) -> EngineFailed:
-    error = EngineFailed()
+def _engine_failed(exc: BaseException, message: str | None = None) -> EngineFailed:
+    error = EngineFailed(message)
     error.__cause__ = exc.with_traceback(None)  # the traceback is logged; kept, it would keep arrays alive
     return error

@@ -39,7 +39,7 @@ def register(router: APIRouter, gateway: Gateway) -> None:
         seconds = await until_gone(http.receive, lambda: gateway.warm_up(model_id, origin))
         return describe(gateway.model(model_id)) | {"warmup_s": round(seconds, 3)}
 
-    @router.put("/v1/models/aliases/{alias}")
+    @router.put("/v1/models/aliases/{alias:path}")
     async def set_alias(alias: str, body: Named) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Point an alias at a model: what has begun goes on where it is, what comes next goes there."""
         return describe(gateway.set_alias(alias, body.model))

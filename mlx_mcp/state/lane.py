@@ -28,10 +28,11 @@ UNMEASURED_RETRY_S = 5.0
 
 
 class Lane:
-    def __init__(self, max_queued: int, clock: Callable[[], float] = anyio.current_time) -> None:
+    def __init__(self, max_queued: int, clock: Callable[[], float] = anyio.current_time, *, slots: int = 1) -> None:
+        """`slots`: how many jobs can be worked on at once, until the loaded model says better."""
         self._clock = clock
         self.max_queued = max_queued
-        self._slots = 1  #: until the model is loaded and says better
+        self._slots = slots
         self._members: dict[str, Ticket] = {}
         self._inside: set[Ticket] = set()
         self._waiting: list[tuple[float, int, Ticket, anyio.Event]] = []

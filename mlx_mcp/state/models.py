@@ -174,13 +174,16 @@ class Models(AsyncContextManagerMixin):
         self._stay(model).wanted = True
 
     async def load(self, model: Model) -> None:
-        """Bring it into memory, if it is not there. Raises: ModelUnavailable."""
+        """Bring it into memory, if it is not there; it goes on if the caller leaves. Raises: ModelUnavailable."""
+        self.preload(model)
         await self._ready(model)
 
     async def unload(self, model: Model) -> None:
         """Out of memory, if it is there. Raises: ModelBusy, while it works."""
-        if model.stay and model.stay.thread:
-            await self._residents.leave(model.stay)
+        if model.stay and not model.stay.gone.is_set():
+            await model.stay.ready.wait()
+            if model.stay.thread:
+                await self._residents.leave(model.stay)
 
     @asynccontextmanager
     async def lease(self, model: Model) -> AsyncGenerator[EngineThread]:
@@ -208,10 +211,10 @@ class Models(AsyncContextManagerMixin):
                 raise again(stay.failure)
             if stay.thread and not stay.thread.broken and not stay.draining:
                 return stay
-            if stay.thread and stay.thread.broken:
-                stay.draining = True
+            if stay.thread and stay.thread.broken and not stay.leave.is_set():
+                stay.drain()
                 stay.leave.set()
-            await stay.gone.wait()
+            await (stay.decided if stay.draining else stay.gone).wait()
 
     def _stay(self, model: Model) -> Stay:
         if model.stay is None or model.stay.gone.is_set():

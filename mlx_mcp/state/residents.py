@@ -55,6 +55,8 @@ class Stay:
         """It is loaded even if nobody waits."""
         self.draining = False
         """It gets no new work, and goes when it has none."""
+        self.decided = anyio.Event()
+        """Set when a draining stay has gone, or may stay after all."""
         self.reserved = 0
         """Bytes set aside for weights that are being read."""
         self.last_used = time.monotonic()
@@ -66,7 +68,15 @@ class Stay:
 
     @property
     def cache_bytes(self) -> int:
-        return self.thread.engine.cache_bytes if self.thread else 0
+        """What its caches weigh, or what its running requests may make of them, whichever is more."""
+        return max(self.thread.engine.cache_bytes, self.committed_bytes) if self.thread else 0
+
+    @property
+    def committed_bytes(self) -> int:
+        return self.thread.engine.committed_bytes if self.thread else 0
+
+    def drain(self) -> None:
+        self.draining, self.decided = True, anyio.Event()
 
     @property
     def idle(self) -> bool:
@@ -145,6 +155,8 @@ class Residents(AsyncContextManagerMixin):
         assert stay.thread, "only what is loaded can be leased"  # noqa: S101
         stay.leases += 1
         try:
+            self._share_out()
+            await self._fit()
             yield stay.thread
         finally:
             stay.leases -= 1
@@ -160,7 +172,7 @@ class Residents(AsyncContextManagerMixin):
         """
         if working := stay.leases + stay.waiting:
             raise ModelBusy(stay.settings.name, working)
-        stay.draining = True
+        stay.drain()
         stay.leave.set()
         await stay.gone.wait()
 
@@ -210,6 +222,7 @@ class Residents(AsyncContextManagerMixin):
         stay.thread, stay.reserved = None, 0
         stay.ready.set()
         stay.gone.set()
+        stay.decided.set()
         self._share_out()
         self._changed()
 
@@ -222,7 +235,7 @@ class Residents(AsyncContextManagerMixin):
             left = stay.last_used + stay.ttl_s - time.monotonic()
             if left <= 0 and stay.idle and not stay.waiting:
                 logger.info("%s was not used for %g s", stay.settings.name, stay.ttl_s)
-                stay.draining = True
+                stay.drain()
                 stay.leave.set()
                 return
             with anyio.move_on_after(left if left > 0 else stay.ttl_s):
@@ -240,28 +253,41 @@ class Residents(AsyncContextManagerMixin):
             pinned = sum(s.weights_bytes for s in self._stays if s is not stay and s.settings.pin)
             if need > self.budget - pinned:
                 raise ModelTooLarge(stay.settings.name, need, self.budget, pinned)
-            began = time.monotonic()
-            while (short := self.used + need - self.budget) > 0:
-                if not (stay.waiting or stay.wanted):
-                    raise _Unwanted
-                if await self._free(short):
-                    continue
-                report(Loading(f"waiting for {short / 1e6:,.0f} MB that other models use"))
-                if time.monotonic() - began >= self._patience_s:
-                    self._drain()
-                self._change = anyio.Event()
-                with anyio.move_on_after(self._patience_s):
-                    await self._change.wait()
             stay.reserved = need
-            self._share_out()
+            self._share_out()  # what is there must not grow into it meanwhile
+            try:
+                await self._until_there_is_room(stay, report)
+            finally:
+                for other in self._stays:
+                    if other.draining and not other.leave.is_set():  # the room came from elsewhere
+                        other.draining = False
+                        other.decided.set()
+            await self._fit()
+
+    async def _until_there_is_room(self, stay: Stay, report: Report) -> None:
+        began = time.monotonic()
+        while (short := self.used - self.budget) > 0:
+            if not (stay.waiting or stay.wanted):
+                raise _Unwanted
+            if await self._free(short):
+                continue
+            report(Loading(f"waiting for {short / 1e6:,.0f} MB that other models use"))
+            if time.monotonic() - began >= self._patience_s:
+                self._drain()
+            self._change = anyio.Event()
+            with anyio.move_on_after(self._patience_s):
+                await self._change.wait()
 
     async def _free(self, short: int) -> bool:
         """Something that nobody uses, if there is anything."""
-        by_age = sorted((stay for stay in self._stays if stay.thread), key=lambda stay: stay.last_used)
+        there = [stay for stay in self._stays if stay.thread and not stay.leave.is_set()]
+        by_age = sorted(there, key=lambda stay: stay.last_used)
         for stay in by_age:
             before = stay.cache_bytes
-            if before and stay.thread and await stay.thread.trim(max(0, before - short)) < before:
-                return True
+            if before > stay.committed_bytes and stay.thread:
+                await stay.thread.trim(max(stay.committed_bytes, before - short))
+                if stay.cache_bytes < before:
+                    return True
         idle = [stay for stay in by_age if stay.idle and not stay.settings.pin]
         for stay in sorted(idle, key=lambda stay: not stay.draining):
             logger.info("%s makes room", stay.settings.name)
@@ -275,22 +301,43 @@ class Residents(AsyncContextManagerMixin):
         if not any(stay.draining for stay in self._stays):
             busy = [stay for stay in self._stays if stay.thread and not stay.settings.pin]
             for stay in sorted(busy, key=lambda stay: stay.last_used)[:1]:
-                stay.draining = True
+                stay.drain()
 
     def _share_out(self) -> None:
         """
-        What weights leave of the budget goes to the engines' caches, in equal parts.
+        What weights leave of the budget goes to the engines' caches.
 
-        Who holds more than its part, for what it is working on, keeps that; the others share the rest.
+        Those at work, and those that are coming, share it in equal parts; what a running request may need is left to
+        it. Idle ones keep what they have, together up to a quarter of it.
         """
-        free = self.budget - sum(stay.weights_bytes for stay in self._stays)
-        caching = [stay.thread.engine for stay in self._stays if stay.thread and stay.thread.engine.caches]
+        free = max(0, self.budget - sum(stay.weights_bytes for stay in self._stays))
+        caching = [stay for stay in self._stays if stay.thread and stay.thread.engine.caches]
+        at_work = [stay for stay in caching if stay.leases]
+        idle = [stay for stay in caching if not stay.leases]
         coming = sum(stay.reserved > 0 for stay in self._stays)
-        for engine in sorted(caching, key=lambda engine: -engine.cache_bytes):
-            part = free // (len(caching) + coming)
-            engine.allowance_bytes = max(0, part, min(engine.cache_bytes, free))
-            free -= engine.allowance_bytes
-            caching = caching[1:]
+        for_idle = free // 4 if at_work or coming else free
+        for stay in idle:
+            kept = min(stay.cache_bytes, for_idle // len(idle)) if at_work or coming else for_idle // len(idle)
+            self._allow(stay, kept)
+            free -= kept
+        parts = len(at_work) + coming
+        for stay in sorted(at_work, key=lambda stay: -stay.committed_bytes):
+            part = max(free // parts, min(stay.committed_bytes, free))
+            self._allow(stay, part)
+            free, parts = free - part, parts - 1
+
+    @staticmethod
+    def _allow(stay: Stay, size: int) -> None:
+        assert stay.thread  # noqa: S101
+        stay.thread.engine.allowance_bytes = size
+
+    async def _fit(self) -> None:
+        """Have what is above its allowance given back."""
+        for stay in list(self._stays):
+            if stay.thread and not stay.leave.is_set():
+                allowance = stay.thread.engine.allowance_bytes
+                if allowance is not None and stay.thread.engine.cache_bytes > allowance:
+                    await stay.thread.trim(allowance)
 
     def _changed(self) -> None:
         self._change.set()

@@ -49,12 +49,23 @@ class QueueStats:
 
 
 class Scheduler(AsyncContextManagerMixin):
-    def __init__(self, models: Models, history: History, results: Results, *, queue_size: int) -> None:
-        """`queue_size`: how many requests may wait for one model."""
+    def __init__(
+        self, models: Models, history: History, results: Results, *, queue_size: int, max_concurrency: int = 1
+    ) -> None:
+        """
+        Args:
+            models: Those that are served.
+            history: Told of each change of a job.
+            results: Given those of detached jobs.
+            queue_size: How many requests may wait for one model.
+            max_concurrency: How many it works on at once, as far as it does not say so itself.
+        """
         self._models = models
         self._history = history
         self._results = results
-        self._lanes = {model.id: Lane(queue_size) for model in models}
+        self._lanes = {
+            model.id: Lane(queue_size, slots=model.settings.max_concurrency or max_concurrency) for model in models
+        }
         self._tickets: dict[str, Ticket] = {}
         self._tasks: TaskGroup
         self._open = False

@@ -310,3 +310,50 @@ def test_whatever_comes_every_job_ends_nothing_leaks_and_the_budget_holds(
                 await at.gateway.run(ask(name), ORIGIN)  # everybody is still served
 
     anyio.run(main)
+
+
+async def test_a_model_that_was_to_give_way_is_asked_again_when_nobody_wants_its_room() -> None:
+    async with house({"a": 60, "b": 60}, 100) as at:
+        async with at.gateway.submit(ask("a", 1_000_000), ORIGIN) as long:
+            await long.admitted()
+            async with at.gateway.submit(ask("b"), ORIGIN):
+                await until(lambda: any(stay.draining for stay in at.residents))
+            await until(lambda: at.model("b").state == "unloaded")
+        with anyio.fail_after(5):
+            await at.gateway.run(ask("a"), ORIGIN)
+
+
+async def test_a_model_that_was_to_give_way_is_asked_again_when_the_room_came_from_elsewhere() -> None:
+    async with house({"a": 45, "c": 45, "b": 45}, 100) as at:
+        async with (
+            at.gateway.submit(ask("a", 1_000_000), ORIGIN) as first,
+            at.gateway.submit(ask("c", 1_000_000), ORIGIN) as other,
+        ):
+            await first.admitted()
+            await other.admitted()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(at.gateway.run, ask("b"), ORIGIN)
+                await until(lambda: any(stay.draining for stay in at.residents))
+                (draining,) = (stay for stay in at.residents if stay.draining)
+                (other if draining.settings.id == "a" else first).cancel()
+        with anyio.fail_after(5):
+            for name in "abc":
+                await at.gateway.run(ask(name), ORIGIN)
+
+
+async def test_the_cache_of_an_idle_model_leaves_room_for_another() -> None:
+    async with house({"a": 40, "b": 40}, 100) as at:
+        for _ in range(4):
+            await at.gateway.run(ask("a"), ORIGIN)
+        assert at.model("a").cache_bytes == 20
+        await at.gateway.run(ask("b"), ORIGIN)
+        assert at.model("a").state == at.model("b").state == "loaded"
+        assert at.model("a").cache_bytes <= 5
+        assert at.memory.worst <= 100
+
+
+async def test_an_unload_during_a_load_waits_for_it() -> None:
+    async with house({"a": 40}, 100) as at:
+        at.gateway.preload(at.model("a"))
+        await at.gateway.unload("a")
+        assert (at.model("a").state, at.residents.counts["a"].loads) == ("unloaded", 1)

@@ -107,9 +107,10 @@ def _wait(process: subprocess.Popen[bytes], wanted: Packaged, cache: Path, repor
 def _size(folder: Path) -> int:
     """Bytes in it; files come and go meanwhile."""
     total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):
-            total += file.lstat().st_size
+    for parent, _, files in os.walk(folder):  # which takes no offence at what has gone
+        for file in files:
+            with suppress(OSError):
+                total += Path(parent, file).lstat().st_size
     return total
 
 

@@ -1,6 +1,7 @@
 """The engine: requests become rows of a batch, and the batch's tokens events."""
 
 import gc
+import logging
 import random
 from typing import Any
 
@@ -18,8 +19,10 @@ from mlx_mcp.engines.text.sampling import Draw, shape_of, with_defaults
 from mlx_mcp.engines.text.stops import StopText
 from mlx_mcp.engines.text.template import boundaries, split, tokenize
 from mlx_mcp.engines.text.waiting import Waiting, find_leader
-from mlx_mcp.errors import ContextOverflow, PromptTooLarge
+from mlx_mcp.errors import ContextOverflow, EngineFailed, MlxMcpError, PromptTooLarge
 from mlx_mcp.types import Capability, ChatRequest, Event, Failed, Loading, Progress
+
+logger = logging.getLogger(__name__)
 
 SNAPSHOT_TOKENS = 64
 """Prompts with at least so many new tokens are cached before they have their answer."""
@@ -87,7 +90,7 @@ class TextEngine(Engine[ChatRequest]):
             self._batch.close()
             self._batch = None
         self._cache = PromptCache(0)
-        self.cache_bytes = 0
+        self.cache_bytes = self.committed_bytes = 0
 
     def unload(self) -> None:
         self._close()
@@ -113,10 +116,10 @@ class TextEngine(Engine[ChatRequest]):
             if len(prompt) >= self.context_length:
                 raise ContextOverflow(len(prompt), self.context_length)
             max_tokens = min(max_tokens, self.context_length - len(prompt))
-        waiting = Waiting(key, request, prompt, max_tokens)
+        places = [] if self._model.trimmable else boundaries(self._model.tokenizer, request.messages, prompt)
+        waiting = Waiting(key, request, prompt, max_tokens, places)
         self._check_memory(waiting)
         self._waiting[key] = waiting
-        self._start_waiting()
 
     def _check_memory(self, waiting: Waiting) -> None:
         """Raises: PromptTooLarge, when even an engine that does nothing else could not hold it."""
@@ -124,21 +127,35 @@ class TextEngine(Engine[ChatRequest]):
         if self.allowance_bytes is not None and need > self.allowance_bytes:
             raise PromptTooLarge(need, self.allowance_bytes)
 
-    def _start_waiting(self) -> None:
+    def _start_waiting(self) -> list[tuple[Key, Event]]:
         """Those who need not wait any more, in the order of arrival; nobody overtakes one who waits for memory."""
+        events: list[tuple[Key, Event]] = []
         for waiting in list(self._waiting.values()):
             if waiting.leader in self._reading and self._reading[waiting.leader].read < waiting.needs:
                 continue
-            if not self._has_room(waiting):
+            try:
+                if not self._rows:
+                    self._check_memory(waiting)  # what is allowed may have shrunk since it came
+                if not self._has_room(waiting):
+                    break
+                self._start(waiting)
+            except Exception as exc:  # one who cannot start must not take others with it
+                self._waiting.pop(waiting.key, None)
+                logger.exception("a request could not be started")
+                events.append((waiting.key, Failed(exc if isinstance(exc, MlxMcpError) else EngineFailed())))
+        return events
+
+    def _start(self, waiting: Waiting) -> None:
+        """Into the batch, or behind the row that is reading the same."""
+        cache, rest = self._cache.fetch(waiting.prompt)
+        cached = len(waiting.prompt) - len(rest)
+        found = find_leader(waiting.prompt, cached, self._reading, trimmable=self._model.trimmable)
+        if found:
+            waiting.leader, waiting.needs = found
+            if self._reading[waiting.leader].read < waiting.needs:
                 return
-            cache, rest = self._cache.fetch(waiting.prompt)
-            cached = len(waiting.prompt) - len(rest)
-            if found := find_leader(waiting.prompt, cached, self._reading):
-                waiting.leader, waiting.needs = found
-                if self._reading[waiting.leader].read < waiting.needs:
-                    continue
-            del self._waiting[waiting.key]
-            self._insert(waiting, cache, cached)
+        self._insert(waiting, cache, cached)
+        del self._waiting[waiting.key]
 
     def _has_room(self, waiting: Waiting) -> bool:
         """Whether the row fits beside the others, all at their full length; cached prompts make room for it."""
@@ -163,42 +180,37 @@ class TextEngine(Engine[ChatRequest]):
         request, prompt, model = waiting.request, waiting.prompt, self._model
         sampling = with_defaults(request.sampling, model.generation_config, self._options.sampling)
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        places = [] if model.trimmable else boundaries(model.tokenizer, request.messages, prompt)
         (uid,) = self._rows_in.insert_segments(
-            [split(prompt, cached, places)],
+            [split(prompt, cached, waiting.places)],
             max_tokens=[waiting.max_tokens],
             caches=[cache],
             all_tokens=[prompt[:cached]],
             samplers=[Draw(shape_of(sampling), seed)],
             logits_processors=[penalties(sampling, len(prompt))],
         )
-        row = Row(waiting.key, prompt, waiting.tokens, cached, model.tokenizer.detokenizer, StopText(request.stop))
+        row = Row(
+            waiting.key,
+            prompt,
+            waiting.places,
+            waiting.tokens,
+            cached,
+            model.tokenizer.detokenizer,
+            StopText(request.stop),
+        )
         self._rows[uid] = self._reading[uid] = row
         self._uids[waiting.key] = uid
         self.cached_tokens += cached
 
     def step(self) -> list[tuple[Key, Event]]:
+        events = self._start_waiting() if self._waiting else []
+        self._weigh()
         if not self._rows:
-            return self._start_or_fail()
+            return events
         prompts, tokens = self._rows_in.next()
-        events = [self._progress(response) for response in prompts]
+        events += [self._progress(response) for response in prompts]
         for response in tokens:
             events += self._decoded(response)
-        if self._waiting:
-            self._start_waiting()
         self._weigh()
-        return events
-
-    def _start_or_fail(self) -> list[tuple[Key, Event]]:
-        """With no row inside, all that can be missing is memory, and nobody is left to give it."""
-        events: list[tuple[Key, Event]] = []
-        for waiting in list(self._waiting.values()):
-            try:
-                self._check_memory(waiting)
-            except PromptTooLarge as exc:  # what was allowed has shrunk since it came
-                del self._waiting[waiting.key]
-                events.append((waiting.key, Failed(exc)))
-        self._start_waiting()
         return events
 
     def _progress(self, response: PromptProcessingBatch.Response) -> tuple[Key, Event]:
@@ -248,3 +260,4 @@ class TextEngine(Engine[ChatRequest]):
     def _weigh(self) -> None:
         if self._batch:
             self.cache_bytes = self._cache.nbytes + self._batch.prompt_cache_nbytes
+            self.committed_bytes = self._held()

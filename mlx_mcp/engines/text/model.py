@@ -47,9 +47,15 @@ class TextModel:
             tokenizer=tokenizer,
             weights_bytes=weights_bytes(model),
             cost=measure(model),
-            trimmable=can_trim_prompt_cache(cache),
+            trimmable=can_trim_prompt_cache(cache) and not any(slides(layer) for layer in cache),
             generation_config=json.loads(config.read_text()) if config.exists() else {},
         )
+
+
+def slides(layer: Any) -> bool:
+    """Whether a layer's cache is a window, which can be cut back only as long as nothing has left it."""
+    inner = getattr(layer, "caches", ())
+    return getattr(layer, "max_size", None) is not None or any(slides(each) for each in inner)
 
 
 def estimated_bytes(options: EngineOptions) -> int:

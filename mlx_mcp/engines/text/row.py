@@ -13,6 +13,8 @@ from mlx_mcp.types import Done, Event, Text, Usage
 class Row:
     key: Key
     prompt: list[int]
+    places: list[int]
+    """Where its cache is kept while the prompt is read."""
     tokens: int
     """That it may come to hold, its answer included."""
     cached: int

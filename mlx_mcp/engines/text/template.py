@@ -19,13 +19,21 @@ def tokenize(tokenizer: TokenizerWrapper, messages: tuple[Message, ...], *, answ
     """
     if not tokenizer.has_chat_template:
         raise NotCapable("This model has no chat template: it is not made for conversations.", param="model")
+    for place, message in enumerate(messages):
+        if not message.content.isascii() and message.content.encode(errors="ignore").decode() != message.content:
+            raise InvalidRequest(
+                "The text is not valid Unicode: it has half of a surrogate pair.", param=f"messages[{place}].content"
+            )
     turns = [
         {"role": m.role, "content": m.content} | ({"name": m.name} if m.name is not None else {}) for m in messages
     ]
     try:
-        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=answer))
+        prompt = list(tokenizer.apply_chat_template(turns, add_generation_prompt=answer))
     except jinja2.TemplateError as exc:
         raise InvalidRequest(f"The model's chat template refuses the messages: {exc}", param="messages") from exc
+    if not prompt:
+        raise InvalidRequest("The model's chat template makes nothing of the messages.", param="messages")
+    return prompt
 
 
 def boundaries(tokenizer: TokenizerWrapper, messages: tuple[Message, ...], prompt: list[int]) -> list[int]:

@@ -20,6 +20,8 @@ class Waiting:
     request: ChatRequest
     prompt: list[int]
     max_tokens: int
+    places: list[int]
+    """Where the prompt's caches will be kept while it is read; none where any beginning can be had of one."""
     leader: int | None = None
     """The row that reads the prefix; None where memory is what is missing."""
     needs: int = 0
@@ -31,11 +33,13 @@ class Waiting:
         return len(self.prompt) + self.max_tokens
 
 
-def find_leader(prompt: list[int], cached: int, reading: dict[int, Row]) -> tuple[int, int] | None:
+def find_leader(prompt: list[int], cached: int, reading: dict[int, Row], *, trimmable: bool) -> tuple[int, int] | None:
     """The row that will soon have read most of the prompt, and how much, if that is worth waiting for."""
     best, most = None, cached + SHARED_TOKENS - 1
     for uid, row in reading.items():
         common = min(_common(prompt, row.prompt), len(row.prompt) - 1, len(prompt) - 1)
+        if not trimmable:
+            common = max((place for place in row.places if row.cached < place <= common), default=0)
         if common > most:
             best, most = uid, common
     return None if best is None else (best, most)

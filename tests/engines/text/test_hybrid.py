@@ -50,6 +50,28 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+WINDOW = tiny.CONFIG | {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.fixture
+def sliding(tmp_path: Path) -> Iterator[TextEngine]:
+    path = tiny.make(tmp_path / "sliding")
+    (path / "config.json").write_text(json.dumps(WINDOW))
+    engine = TextEngine(options(path))
+    engine.load(lambda _: None)
+    yield engine
+    engine.unload()
+
+
+def test_a_sliding_window_shares_the_system_message_and_keeps_nobody_waiting(sliding: TextEngine) -> None:
+    assert not sliding._model.trimmable
+    answers = drain(sliding, {str(n): with_system(f"Question {n}") for n in range(4)})
+    assert sum(done.usage.cached_tokens > len(SYSTEM.content) for _, done in answers.values()) == 3
+    sliding.reset()
+    for n in range(4):
+        assert run(sliding, with_system(f"Question {n}"))[0] == answers[str(n)][0]
+
+
 @pytest.fixture
 def engine(path: Path) -> Iterator[TextEngine]:
     engine = TextEngine(options(path))

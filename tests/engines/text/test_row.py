@@ -16,7 +16,7 @@ def tokenizer(tiny_model_path: Path) -> TokenizerWrapper:
 
 def feed(tokenizer: TokenizerWrapper, text: str, finish: str, stop: tuple[str, ...] = ()) -> list[list[Event]]:
     """The events of each token."""
-    row = Row("key", [0] * 10, 99, 4, tokenizer.detokenizer, StopText(stop))
+    row = Row("key", [0] * 10, [], 99, 4, tokenizer.detokenizer, StopText(stop))
     tokens = tokenizer.encode(text)
     return [row.feed(token, finish if i == len(tokens) else None)[0] for i, token in enumerate(tokens, 1)]
 
@@ -34,7 +34,7 @@ def test_a_character_of_several_tokens_comes_whole(tokenizer: TokenizerWrapper) 
 
 
 def test_an_answer_cut_inside_a_character_says_that_something_is_missing(tokenizer: TokenizerWrapper) -> None:
-    row = Row("key", [0] * 10, 99, 0, tokenizer.detokenizer, StopText(()))
+    row = Row("key", [0] * 10, [], 99, 0, tokenizer.detokenizer, StopText(()))
     first, _ = tokenizer.encode("é")
     assert row.feed(first, "length") == ([Text("\N{REPLACEMENT CHARACTER}"), Done("length", Usage(10, 1))], "length")
 
@@ -49,7 +49,7 @@ def test_a_blank_at_the_end_is_shown(tokenizer: TokenizerWrapper) -> None:
 
 
 def test_a_stop_string_ends_the_row_before_its_own_end(tokenizer: TokenizerWrapper) -> None:
-    row = Row("key", [0] * 10, 99, 0, tokenizer.detokenizer, StopText(("bc",)))
+    row = Row("key", [0] * 10, [], 99, 0, tokenizer.detokenizer, StopText(("bc",)))
     a, b, c = tokenizer.encode("abc")
     assert row.feed(a, None) == ([Text("a")], None)
     assert row.feed(b, None) == ([], None)

@@ -8,7 +8,8 @@ import pytest
 
 from mlx_mcp.engines.base import Key
 from mlx_mcp.engines.text import TextEngine
-from mlx_mcp.errors import PromptTooLarge
+from mlx_mcp.engines.text.template import tokenize
+from mlx_mcp.errors import InvalidRequest, PromptTooLarge
 from mlx_mcp.types import Done, Event, Failed, ModelInfo
 from tests.engines.text.conftest import options
 from tests.engines.text.driving import ask, drain
@@ -115,6 +116,7 @@ def test_an_allowance_that_shrinks_fails_who_waits_and_cannot_fit_any_more(engin
     engine.allowance_bytes = int(1.5 * engine._model.cost.of(200))
     engine.add("inside", ask("a" * 100, 5))
     engine.add("waits", ask("b" * 100, 5))
+    engine.step()
     engine.allowance_bytes = 1000
     events: list[tuple[Key, Event]] = []
     for _ in range(20):
@@ -139,3 +141,23 @@ def test_weights_are_estimated_measured_and_given_back(tiny_model_path: Path) ->
     assert engine.weights_bytes == pytest.approx(engine.estimated_bytes, rel=0.05)
     engine.unload()
     assert engine.weights_bytes == engine.cache_bytes == 0
+
+
+def test_one_who_cannot_start_takes_no_other_with_it(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = engine._cache.fetch
+    bad = tokenize(engine._model.tokenizer, ask("a", 3).messages)
+    monkeypatch.setattr(engine._cache, "fetch", lambda prompt: 1 / 0 if prompt == bad else fetch(prompt))
+    engine.add("bad", ask("a", 3))
+    engine.add("good", ask("b", 3))
+    events: list[tuple[Key, Event]] = []
+    for _ in range(8):
+        events += engine.step()
+    ends = {key: type(event) for key, event in events if isinstance(event, Done | Failed)}
+    assert ends == {"bad": Failed, "good": Done}
+
+
+@pytest.mark.parametrize("text", ["half a pair: \ud83d", "\udc00"])
+def test_text_that_is_no_unicode_is_refused_with_its_place(engine: TextEngine, text: str) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate") as refused:
+        engine.add("x", ask(text, 3))
+    assert refused.value.param == "messages[0].content"
