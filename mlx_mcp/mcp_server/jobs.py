@@ -6,7 +6,7 @@ from mcp.server import MCPServer
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from mlx_mcp.gateway import Gateway, Job
+from mlx_mcp.gateway import Gateway, Job, Model
 from mlx_mcp.mcp_server.errors import tool
 
 LOOK = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -17,6 +17,7 @@ class ModelQueue(BaseModel):
     running: int
     queued: int
     slots: int | None = Field(description="How many it works on at once; null while it is not in memory.")
+    waiting: list[str] = Field(description="Ids of the jobs that wait, the next one first.")
 
 
 class JobStatus(BaseModel):
@@ -47,18 +48,25 @@ def register(server: MCPServer, gateway: Gateway) -> None:
     ) -> QueueStatus:
         """See how busy the local models are, and how a job is doing. Quick; loads nothing."""
         total = gateway.queue()
-        queues = {model.id: gateway.queue_of(model) for model in gateway.models()}
         return QueueStatus(
             running=total.running,
             queued=total.queued,
             max_queued=total.max_queued,
             oldest_wait_s=total.oldest_wait_s,
-            models=[
-                ModelQueue(model=name, running=queue.running, queued=queue.queued, slots=queue.slots)
-                for name, queue in queues.items()
-            ],
+            models=[describe_queue(model, gateway) for model in gateway.models()],
             job=describe(await gateway.job(job_id), gateway) if job_id else None,
         )
+
+
+def describe_queue(model: Model, gateway: Gateway) -> ModelQueue:
+    queue = gateway.queue_of(model)
+    return ModelQueue(
+        model=model.id,
+        running=queue.running,
+        queued=queue.queued,
+        slots=queue.slots,
+        waiting=[wait.job.id for wait in gateway.waits_of(model)],
+    )
 
 
 def describe(job: Job, gateway: Gateway) -> JobStatus:

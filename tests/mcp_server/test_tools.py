@@ -145,6 +145,9 @@ async def test_queue_status_tells_a_waiting_job_its_place(mcp: Client, gateway: 
             while gateway.queue().queued < 2 or not gateway.queue().running:
                 await anyio.sleep(0.005)
         last = (await gateway.recent_jobs())[0]
+        overview = await mcp.call_tool("queue_status", {})
+        assert overview.structured_content is not None
+        assert overview.structured_content["models"][0]["waiting"][1] == last.id
         result = await mcp.call_tool("queue_status", {"job_id": last.id})
         echo.gate.set()
     assert result.structured_content is not None
