@@ -101,6 +101,8 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str]:
             return f"Missing required parameter: {param!r}.", param, "missing_required_parameter"
         case "json_invalid":
             return f"The body is not JSON: {error['ctx']['error']}.", None, "invalid_json"
+        case "two_limits":
+            return f"{error['msg']}.", "max_tokens", "invalid_value"
         case "unsupported_parameter":
             return f"This server does not support {param!r} yet.", param, "unsupported_parameter"
         case "model_attributes_type" if not param:

@@ -130,7 +130,7 @@ async def test_a_full_queue_is_a_429_with_the_time_to_come_back(
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, None, "invalid_value"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_value"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
         ({"stop": [""]}, "stop[0]", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
