@@ -96,20 +96,22 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str]:
     param = _dotted(place)
     match error["type"]:
         case "extra_forbidden":
-            return f"Unrecognized request argument supplied: {param}", param, "unknown_parameter"
+            message, code = f"Unrecognized request argument supplied: {param}", "unknown_parameter"
         case "missing":
-            return f"Missing required parameter: {param!r}.", param, "missing_required_parameter"
+            message, code = f"Missing required parameter: {param!r}.", "missing_required_parameter"
         case "json_invalid":
-            return f"The body is not JSON: {error['ctx']['error']}.", None, "invalid_json"
-        case "two_limits":
-            return f"{error['msg']}.", "max_tokens", "invalid_value"
-        case "unsupported_parameter":
-            return f"This server does not support {param!r} yet.", param, "unsupported_parameter"
+            message, param, code = f"The body is not JSON: {error['ctx']['error']}.", None, "invalid_json"
         case "model_attributes_type" if not param:
             message = "The body must be a JSON object, with the header content-type: application/json."
-            return message, None, "invalid_json"
+            code = "invalid_json"
+        case "unsupported_parameter":
+            message, code = f"This server does not support {param!r} yet.", "unsupported_parameter"
+        case "two_limits":
+            message, param, code = f"{error['msg']}.", "max_tokens", "invalid_value"
         case _:
-            return f"Invalid {param!r}: {error['msg']}." if param else f"{error['msg']}.", param, "invalid_value"
+            message = f"Invalid {param!r}: {error['msg']}." if param else f"{error['msg']}."
+            code = "invalid_value"
+    return message, param, code
 
 
 def _dotted(place: Sequence[str | int]) -> str | None:
