@@ -14,7 +14,9 @@ from mlx_mcp.gateway import Gateway
 from mlx_mcp.mcp_server import build_server
 from mlx_mcp.runtime import Runtime
 from mlx_mcp.settings import ModelSettings, Settings
+from mlx_mcp.types import ChatRequest, Door, Message, Origin, Sampling
 
+ORIGIN = Origin(door=Door.HTTP)
 QUESTION = "What is the capital of France?"
 
 
@@ -100,3 +102,26 @@ async def test_streams_of_one_model_and_of_another_go_on_side_by_side(sdk: opena
     first = {name: seen.index(name) for name in "abc"}
     last = {name: len(seen) - 1 - seen[::-1].index(name) for name in "abc"}
     assert max(first.values()) < min(last.values())
+
+
+async def test_running_rows_and_a_second_model_stay_within_the_budget(settings: Settings) -> None:
+    """The first model's rows go on growing after the second has got its share."""
+    weights, row = 430_000, 1_050_000
+    budget = 2 * weights + row + 500_000
+    async with Runtime(settings.model_copy(update={"memory_budget": budget})) as runtime:
+        gateway, worst = runtime.gateway, 0
+        tiny, twin = (gateway.model(name) for name in ("tiny", "twin"))
+
+        def ask(model: str, words: int) -> ChatRequest:
+            message = Message(role="user", content="x" * 100)
+            return ChatRequest(model=model, messages=(message,), max_tokens=words, sampling=Sampling(temperature=1))
+
+        async with gateway.submit(ask("tiny", 1_800), ORIGIN) as long:
+            await long.admitted()
+            while not long.job.ended:
+                await gateway.run(ask("twin", 100), ORIGIN)
+                engines = [model.thread.engine for model in (tiny, twin) if model.thread]
+                worst = max(worst, sum(engine.weights_bytes + engine.cache_bytes for engine in engines))
+            result = await long.wait()
+    assert result.done is not None
+    assert 2 * weights < worst <= budget

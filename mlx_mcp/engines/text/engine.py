@@ -141,8 +141,10 @@ class TextEngine(Engine[ChatRequest]):
                 self._start(waiting)
             except Exception as exc:  # one who cannot start must not take others with it
                 self._waiting.pop(waiting.key, None)
-                logger.exception("a request could not be started")
-                events.append((waiting.key, Failed(exc if isinstance(exc, MlxMcpError) else EngineFailed())))
+                if not isinstance(exc, MlxMcpError):
+                    logger.exception("a request could not be started")
+                    exc = EngineFailed("The engine could not take this request in; its log says why.")
+                events.append((waiting.key, Failed(exc)))
         return events
 
     def _start(self, waiting: Waiting) -> None:
